@@ -1,0 +1,1 @@
+//! Criterion micro benches; the benches themselves are in `benches/`.

@@ -1,0 +1,1 @@
+//! Rust client: region cache, batching, retries

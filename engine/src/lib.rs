@@ -1,0 +1,1 @@
+//! The one RocksDB of a store

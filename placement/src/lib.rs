@@ -1,0 +1,1 @@
+//! The placement driver as pure logic

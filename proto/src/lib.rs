@@ -1,0 +1,1 @@
+//! Wire and disk formats: flotilla.* and the TiKV-compatible client protocol

@@ -1,0 +1,1 @@
+//! One consensus group: inputs in, outputs out

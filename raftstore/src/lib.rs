@@ -1,0 +1,1 @@
+//! All groups of one store as a deterministic state machine
