@@ -1,1 +1,31 @@
-//! Wire and disk formats: flotilla.* and the TiKV-compatible client protocol
+//! Wire and disk formats: what stores, clients and tools say to each other, and what lies on disk.
+//!
+//! Everything here is generated from the files below `proto/`, but for [`disk`] (key layout and the engine-neutral write
+//! batch), [`raw_value`] (how a raw value carries its expiry) and [`memcomparable`] (the order-keeping key encoding of API V2).
+//! There is no logic of regions or consensus in this crate.
+
+/// `flotilla.*`: our own formats.
+pub mod flotilla {
+    /// One consensus group.
+    pub mod raft {
+        tonic::include_proto!("flotilla.raft");
+    }
+    /// Regions, messages between stores, log entries, disk state.
+    pub mod store {
+        tonic::include_proto!("flotilla.store");
+    }
+    /// The placement driver's requests and answers.
+    pub mod placement {
+        tonic::include_proto!("flotilla.placement");
+    }
+    /// The admin service.
+    pub mod admin {
+        tonic::include_proto!("flotilla.admin");
+    }
+}
+
+pub use flotilla::{admin, placement, store};
+
+pub mod disk;
+pub mod memcomparable;
+pub mod raw_value;
