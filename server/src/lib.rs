@@ -1,1 +1,3 @@
-//! The process: threads, clock, RocksDB, sockets
+//! The process: threads, clock, RocksDB, sockets; the services in front of them.
+
+pub mod node;
