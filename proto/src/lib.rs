@@ -24,6 +24,35 @@ pub mod flotilla {
     }
 }
 
+/// The part of the TiKV client protocol that is served. The layout follows the generated code, which names sibling packages
+/// by `super`.
+pub mod tikv {
+    /// Regions, peers, stores.
+    pub mod metapb {
+        tonic::include_proto!("metapb");
+    }
+    /// Refusals of a store.
+    pub mod errorpb {
+        tonic::include_proto!("errorpb");
+    }
+    /// Messages of the store service.
+    pub mod kvrpcpb {
+        tonic::include_proto!("kvrpcpb");
+    }
+    /// The store service.
+    pub mod tikvpb {
+        tonic::include_proto!("tikvpb");
+    }
+    /// The placement service.
+    pub mod pdpb {
+        tonic::include_proto!("pdpb");
+    }
+    /// The keyspace service.
+    pub mod keyspacepb {
+        tonic::include_proto!("keyspacepb");
+    }
+}
+
 pub use flotilla::{admin, placement, store};
 
 pub mod disk;
