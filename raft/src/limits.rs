@@ -1,0 +1,9 @@
+//! The bounds of this crate that are not in [`Config`](crate::Config).
+
+/// The largest term or index that a message may name. Nothing real comes near it; it keeps arithmetic on what others
+/// send from overflowing.
+pub(crate) const NUMBER_MAX: u64 = 1 << 62;
+
+/// Message buffers that have grown beyond this many messages are given back when they are emptied, so that a burst in
+/// one of many groups does not hold memory for good.
+pub(crate) const KEPT_MESSAGES_MAX: usize = 8;

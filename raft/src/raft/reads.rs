@@ -1,0 +1,90 @@
+//! Linearizable reads: finding an index that covers every write acknowledged before the read began.
+
+use alloc::vec;
+
+use crate::config::ReadOnlyOption;
+use crate::error::StepError;
+use crate::message::{Entry, Message, MessageType, NONE, Payload};
+use crate::observer::Observer;
+use crate::raft::Raft;
+use crate::read_only::{ReadRequest, ReadState};
+use crate::storage::Storage;
+
+impl ReadRequest {
+    pub(super) fn from_message(message: Message) -> Result<ReadRequest, StepError> {
+        let mut entries = message.entries.into_iter();
+        match (entries.next().map(|entry| entry.payload), entries.next()) {
+            (Some(Payload::Normal(context)), None) => Ok(ReadRequest {
+                from: message.from,
+                context,
+            }),
+            _ => Err(StepError::Malformed("a read needs exactly one context")),
+        }
+    }
+}
+
+impl<S: Storage, O: Observer> Raft<S, O> {
+    /// Takes a read request on the leader.
+    pub(super) fn read_index(&mut self, request: ReadRequest) {
+        if self.tracker.config.voters.is_singleton() {
+            self.answer_read(request, self.log.committed);
+        } else if self.has_committed_in_term() {
+            self.confirm_read(request);
+        } else {
+            // The commit index of a new leader may lie behind what its predecessor acknowledged.
+            self.postponed_reads.push(request);
+        }
+    }
+
+    /// Whether an entry of this term is committed: only then does this leader know all that is.
+    pub(crate) fn has_committed_in_term(&self) -> bool {
+        self.log.term_or_zero(self.log.committed) == self.term
+    }
+
+    fn confirm_read(&mut self, request: ReadRequest) {
+        match self.read_only.option {
+            ReadOnlyOption::Safe => {
+                self.read_only.add(self.log.committed, request);
+                self.read_only
+                    .receive_ack(self.config.id, self.read_only.position());
+                self.broadcast_heartbeat();
+            }
+            ReadOnlyOption::LeaseBased => self.answer_read(request, self.log.committed),
+        }
+    }
+
+    /// The commit index has moved: to an entry of this term, as a leader commits no others.
+    pub(super) fn release_postponed_reads(&mut self) {
+        if self.postponed_reads.is_empty() || !self.has_committed_in_term() {
+            return;
+        }
+        for request in core::mem::take(&mut self.postponed_reads) {
+            self.confirm_read(request);
+        }
+    }
+
+    /// Peer `from` has confirmed the first `position` reads.
+    pub(super) fn confirm_reads(&mut self, from: u64, position: u64) {
+        self.read_only.receive_ack(from, position);
+        for (request, index) in self.read_only.advance(&self.tracker.config.voters) {
+            self.answer_read(request, index);
+        }
+    }
+
+    fn answer_read(&mut self, request: ReadRequest, index: u64) {
+        let ReadRequest { from, context } = request;
+        if from == NONE || from == self.config.id {
+            self.read_states.push(ReadState { index, context });
+        } else {
+            let entries = vec![Entry {
+                payload: Payload::Normal(context),
+                ..Entry::default()
+            }];
+            self.send(Message {
+                index,
+                entries,
+                ..Message::new(MessageType::ReadIndexResp, from)
+            });
+        }
+    }
+}
