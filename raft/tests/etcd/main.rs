@@ -21,17 +21,32 @@ use datadriven::Case;
 /// Runs one command of a file and returns what it prints.
 type Handler = Box<dyn FnMut(&Case) -> String>;
 
-/// The suites: where their files are, and what a new file starts with.
-const SUITES: [(&str, fn() -> Handler); 3] = [
-    ("testdata", || {
-        let mut env = environment::Environment::new();
-        Box::new(move |case| interaction::run(&mut env, case))
-    }),
-    ("quorum/testdata", || Box::new(quorums::run)),
-    ("confchange/testdata", || {
-        let mut changes = confchanges::Changes::new();
-        Box::new(move |case| changes.run(case))
-    }),
+struct Suite {
+    /// Where its files are.
+    folder: &'static str,
+    /// What a new file starts with.
+    start: fn() -> Handler,
+}
+
+const SUITES: [Suite; 3] = [
+    Suite {
+        folder: "testdata",
+        start: || {
+            let mut env = environment::Environment::new();
+            Box::new(move |case| interaction::run(&mut env, case))
+        },
+    },
+    Suite {
+        folder: "quorum/testdata",
+        start: || Box::new(quorums::run),
+    },
+    Suite {
+        folder: "confchange/testdata",
+        start: || {
+            let mut changes = confchanges::Changes::new();
+            Box::new(move |case| changes.run(case))
+        },
+    },
 ];
 
 fn main() -> ExitCode {
@@ -56,7 +71,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let (mut commands, mut files, mut failed) = (0, 0, 0);
-    for (folder, handler) in SUITES {
+    for Suite { folder, start } in SUITES {
         for path in files_in(&root.join(folder)) {
             let name = path
                 .strip_prefix(&root)
@@ -67,7 +82,7 @@ fn main() -> ExitCode {
                 continue;
             }
             files += 1;
-            match run_file(&path, handler()) {
+            match run_file(&path, start()) {
                 Ok(count) => {
                     commands += count;
                     println!("pass {name} ({count} commands)");
