@@ -1,0 +1,65 @@
+//! Every bound of this crate, with its reason.
+
+/// Largest payload of one log entry built from several requests. A single larger request still gets an entry of its own; how large that
+/// may be is the server's limit.
+pub const ENTRY_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes of requests of one region that wait to be proposed (during a transfer, or while too much is uncommitted) before further ones are
+/// refused as busy.
+pub const HELD_BYTES_MAX: usize = 16 << 20;
+
+/// Uncommitted bytes of one group on its leader; beyond it proposals wait.
+pub const UNCOMMITTED_BYTES_MAX: u64 = 64 << 20;
+
+/// Bytes of entries in one append message. One message is one part of a frame.
+pub const APPEND_BYTES_MAX: u64 = 1 << 20;
+
+/// Append messages in flight to one follower of one group.
+pub const INFLIGHT_MSGS_MAX: usize = 256;
+
+/// Bytes in flight to one follower of one group.
+pub const INFLIGHT_BYTES_MAX: u64 = 32 << 20;
+
+/// Committed bytes handed to the applier at once, so that one busy region does not hold up the others.
+pub const APPLY_BYTES_MAX: u64 = 4 << 20;
+
+/// Entries that stay in the log behind the applied index, so that a follower which lags by a few batches needs no snapshot.
+pub const LOG_TAIL_ENTRIES: u64 = 512;
+
+/// How far the log may outgrow the tail before it is cut: cutting is batched.
+pub const LOG_CUT_ENTRIES: u64 = 256;
+
+/// Bytes of log behind the applied index above which the tail is cut shorter.
+pub const LOG_TAIL_BYTES: u64 = 32 << 20;
+
+/// How far behind the slowest live follower may be before the leader cuts the log without it; it then needs a snapshot.
+pub const LOG_LAG_ENTRIES: u64 = 20_000;
+
+/// Bytes of applied entries that stay in memory per group for followers that are just behind.
+pub const CACHE_BYTES_MAX: usize = 256 << 10;
+
+/// A peer that lags by more entries counts as pending.
+pub const PENDING_LAG_ENTRIES: u64 = 1_000;
+
+/// A learner may be promoted when it lags by no more entries than this.
+pub const PROMOTE_LAG_ENTRIES: u64 = 200;
+
+/// A peer that the leader has not heard from for this long counts as down.
+pub const DOWN_AFTER_MS: u64 = 10_000;
+
+/// Children of one split: a split is one log entry and one atomic batch.
+pub const SPLIT_CHILDREN_MAX: usize = 256;
+
+/// Bytes of changes that the applier gathers before it writes them.
+pub const APPLY_BATCH_BYTES: usize = 1 << 20;
+
+/// Term and index at which the log of every region begins. Above 0, so that an uninitialised peer (which has nothing) differs.
+pub const FIRST_LOG_INDEX: u64 = 5;
+/// See [`FIRST_LOG_INDEX`].
+pub const FIRST_LOG_TERM: u64 = 5;
+
+const _: () = {
+    assert!(INFLIGHT_BYTES_MAX >= APPEND_BYTES_MAX);
+    assert!(PROMOTE_LAG_ENTRIES <= PENDING_LAG_ENTRIES);
+    assert!(PENDING_LAG_ENTRIES < LOG_LAG_ENTRIES);
+};

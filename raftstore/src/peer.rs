@@ -1,0 +1,280 @@
+//! One peer: a consensus group's member on this store, with the requests that wait on it.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use flotilla_proto::{
+    placement::RegionReport,
+    store::{self, PeerRole, RaftMessage, Region},
+};
+use flotilla_raft::{self as raft, ConfState, Message, MessageType, ProgressState, RawNode};
+
+use crate::{
+    Settings,
+    apply::Install,
+    disk::LogReader,
+    event::{BatchId, Effect},
+    limits::{
+        APPEND_BYTES_MAX, APPLY_BYTES_MAX, DOWN_AFTER_MS, INFLIGHT_BYTES_MAX, INFLIGHT_MSGS_MAX, PENDING_LAG_ENTRIES, UNCOMMITTED_BYTES_MAX,
+    },
+    requests::Requests,
+    round::Round,
+    storage::{Initial, PeerStorage},
+    wire,
+};
+
+/// Who leads, as last told to the outside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct KnownRole {
+    pub term: u64,
+    pub leader_id: u64,
+    pub is_leader: bool,
+}
+
+/// What of this peer's log and votes is on its way to disk.
+#[derive(Default)]
+pub(crate) struct Durability {
+    /// Term and vote as last handed to the log writer. Invariant: what is sent never shows a newer one.
+    pub vote: (u64, u64),
+    /// The last batch that holds something of this peer.
+    pub last_batch: BatchId,
+    /// Messages that may leave, or be stepped, once their batch is durable. In batch order.
+    pub waiting: VecDeque<(BatchId, Vec<Message>)>,
+}
+
+/// A snapshot being put in place.
+pub(crate) enum Installing {
+    /// Until the peer's last log batch is durable.
+    Queued(Box<Install>, Message),
+    /// The applier is at it. The message tells what follows: entries after the snapshot, and whom to answer.
+    Running(Box<Install>, Message),
+}
+
+/// How long the peer will be here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Alive,
+    /// Removed: hears and says nothing. The applier is told once the last log batch is durable.
+    Doomed { min_peer_id: u64, told: bool },
+}
+
+/// See the module.
+pub(crate) struct Peer<L: LogReader> {
+    /// As applied. Without peers and at version 0 while uninitialised.
+    pub region: Arc<Region>,
+    /// This peer.
+    pub me: store::Peer,
+    pub raft: RawNode<PeerStorage<L>>,
+    /// The group has seen all ticks up to this one.
+    pub tick: u64,
+    /// The wheel has an entry for this tick; 0: none.
+    pub armed: u64,
+    /// In the worker's list of touched groups.
+    pub dirty: bool,
+    pub requests: Requests,
+    pub durability: Durability,
+    /// Messages to step when the applier has come to an index. In index order.
+    pub applying: VecDeque<(u64, Vec<Message>)>,
+    /// A snapshot that the core has been offered: where its data is.
+    pub received: Option<(Region, String)>,
+    pub installing: Option<Installing>,
+    /// Storage messages that came while a snapshot was being put in place.
+    pub held: VecDeque<Message>,
+    pub fate: Fate,
+    pub role: KnownRole,
+    /// Peers that spoke to us and are not in the region as we know it: where to answer. Bounded.
+    strangers: Vec<store::Peer>,
+    /// When each other peer was last heard from. Kept on leaders.
+    heard: Vec<(u64, u64)>,
+    /// Pending and down peers as last reported.
+    reported: (Vec<u64>, Vec<u64>),
+}
+
+const STRANGERS_MAX: usize = 8;
+
+impl<L: LogReader> Peer<L> {
+    pub fn new(settings: &Settings, region: Region, me: store::Peer, initial: Initial, reader: L, tick: u64) -> Peer<L> {
+        let vote = (initial.hard_state.term, initial.hard_state.vote);
+        let config = raft::Config {
+            id: me.id,
+            election_tick: settings.election_ticks,
+            heartbeat_tick: settings.heartbeat_ticks,
+            applied: initial.applied.index,
+            async_storage_writes: true,
+            max_bytes_per_msg: APPEND_BYTES_MAX,
+            max_committed_bytes_per_ready: APPLY_BYTES_MAX,
+            max_uncommitted_bytes: UNCOMMITTED_BYTES_MAX,
+            max_inflight_msgs: INFLIGHT_MSGS_MAX,
+            max_inflight_bytes: INFLIGHT_BYTES_MAX,
+            check_quorum: true,
+            pre_vote: true,
+            read_only: raft::ReadOnlyOption::Safe,
+            // Clients are told who leads: a proposal that wanders could be applied twice.
+            disable_proposal_forwarding: true,
+            disable_conf_change_validation: false,
+            step_down_on_removal: true,
+            seed: settings.seed ^ me.id.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+        };
+        let term = initial.hard_state.term;
+        let storage = PeerStorage::new(region.id, reader, initial);
+        let raft = RawNode::new(config, storage, ()).expect("the settings and what recovery has checked make a valid group");
+        Peer {
+            region: Arc::new(region),
+            me,
+            raft,
+            tick,
+            armed: 0,
+            dirty: false,
+            requests: Requests::default(),
+            durability: Durability { vote, ..Durability::default() },
+            applying: VecDeque::new(),
+            received: None,
+            installing: None,
+            held: VecDeque::new(),
+            fate: Fate::Alive,
+            role: KnownRole { term, ..KnownRole::default() },
+            strangers: Vec::new(),
+            heard: Vec::new(),
+            reported: Default::default(),
+        }
+    }
+
+    pub fn id(&self) -> u64 {
+        self.region.id
+    }
+
+    /// Knows its range and members.
+    pub fn is_initialized(&self) -> bool {
+        self.region.epoch.is_some_and(|epoch| epoch.version > 0)
+    }
+
+    pub fn is_alive(&self) -> bool {
+        self.fate == Fate::Alive
+    }
+
+    pub fn epoch(&self) -> store::Epoch {
+        self.region.epoch.unwrap_or_default()
+    }
+
+    pub fn peer_of(&self, peer_id: u64) -> Option<store::Peer> {
+        if peer_id == self.me.id {
+            return Some(self.me);
+        }
+        self.region.peers.iter().chain(&self.strangers).find(|peer| peer.id == peer_id).copied()
+    }
+
+    /// The leader as far as known, for a client that came to the wrong store.
+    pub fn leader(&self) -> Option<store::Peer> {
+        match self.raft.leader_id() {
+            raft::NONE => None,
+            leader => self.peer_of(leader),
+        }
+    }
+
+    /// Lets the group see all ticks up to `tick`.
+    pub fn catch_up(&mut self, tick: u64) {
+        if tick > self.tick {
+            self.raft.advance_ticks(tick - self.tick);
+            self.tick = tick;
+        }
+    }
+
+    /// Notes that a message came from a peer.
+    pub fn hear(&mut self, from: store::Peer) {
+        if self.region.peers.iter().any(|peer| peer.id == from.id) {
+            if self.raft.is_leader() {
+                match self.heard.iter_mut().find(|(id, _)| *id == from.id) {
+                    Some((_, tick)) => *tick = self.tick,
+                    None => self.heard.push((from.id, self.tick)),
+                }
+            }
+        } else if !self.strangers.contains(&from) {
+            self.strangers.retain(|peer| peer.id != from.id);
+            if self.strangers.len() == STRANGERS_MAX {
+                self.strangers.remove(0);
+            }
+            self.strangers.push(from);
+        }
+    }
+
+    pub fn is_down(&self, peer_id: u64, settings: &Settings) -> bool {
+        let heard = self.heard.iter().find(|(id, _)| *id == peer_id).map_or(0, |(_, tick)| *tick);
+        peer_id != self.me.id && (self.tick - heard.min(self.tick)) * settings.tick_ms > DOWN_AFTER_MS
+    }
+
+    /// Puts a message on its way: to another store, or, if it carries a snapshot, to those who stream them.
+    pub fn send(&mut self, message: Message, round: &mut Round) {
+        let Some(to) = self.peer_of(message.to) else {
+            return; // A peer that is long gone, or that never told its store.
+        };
+        let is_snapshot = message.kind == MessageType::Snap;
+        let message = RaftMessage {
+            region_id: self.id(),
+            from: Some(self.me),
+            to: Some(to),
+            epoch: Some(self.epoch()),
+            message: Some(wire::message_to_wire(message)),
+            tombstone: false,
+        };
+        if is_snapshot {
+            round.effect(Effect::SendSnapshot { store_id: to.store_id, message });
+        } else {
+            round.send(to.store_id, message);
+        }
+    }
+
+    /// Takes the region as a change has left it.
+    pub fn set_region(&mut self, region: Region) {
+        if let Some(me) = region.peers.iter().find(|peer| peer.id == self.me.id) {
+            self.me = *me;
+        }
+        self.strangers.retain(|stranger| !region.peers.iter().any(|peer| peer.id == stranger.id));
+        self.heard.retain(|(id, _)| region.peers.iter().any(|peer| peer.id == *id));
+        for peer in &region.peers {
+            if !self.heard.iter().any(|(id, _)| *id == peer.id) {
+                self.heard.push((peer.id, self.tick));
+            }
+        }
+        self.region = Arc::new(region);
+    }
+
+    /// Starts to watch who is heard from: this peer has become leader.
+    pub fn watch_peers(&mut self) {
+        self.heard = self.region.peers.iter().map(|peer| (peer.id, self.tick)).collect();
+    }
+
+    fn pending_peers(&self) -> Vec<u64> {
+        let last = self.raft.last_index();
+        let lags = |progress: &raft::Progress| {
+            progress.state != ProgressState::Replicate || progress.match_index + PENDING_LAG_ENTRIES < last
+        };
+        self.raft.progress().filter(|(id, progress)| *id != self.me.id && lags(progress)).map(|(id, _)| id).collect()
+    }
+
+    /// What the placement driver wants to know of a region that is led here.
+    pub fn report(&mut self, settings: &Settings) -> RegionReport {
+        self.reported = self.ailing(settings);
+        RegionReport {
+            region: Some((*self.region).clone()),
+            leader_peer_id: self.me.id,
+            term: self.raft.term(),
+            pending_peers: self.reported.0.clone(),
+            down_peers: self.reported.1.clone(),
+        }
+    }
+
+    /// Whether pending or down peers are others than were reported.
+    pub fn ailing_changed(&self, settings: &Settings) -> bool {
+        self.ailing(settings) != self.reported
+    }
+
+    fn ailing(&self, settings: &Settings) -> (Vec<u64>, Vec<u64>) {
+        let down = self.region.peers.iter().filter(|peer| self.is_down(peer.id, settings)).map(|peer| peer.id);
+        (self.pending_peers(), down.collect())
+    }
+}
+
+/// The membership that a region's peers stand for.
+pub(crate) fn conf_state(region: &Region) -> ConfState {
+    let ids = |role: PeerRole| region.peers.iter().filter(|peer| peer.role() == role).map(|peer| peer.id).collect();
+    ConfState { voters: ids(PeerRole::Voter), learners: ids(PeerRole::Learner), ..ConfState::default() }
+}

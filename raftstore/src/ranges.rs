@@ -1,0 +1,184 @@
+//! Which region holds which range on this store: the one thing that all workers share.
+//!
+//! Workers never look at it. Whoever receives a snapshot reserves its range here before a byte is stored; whoever applies entries tells
+//! what became of the ranges. So two live regions can never hold the same key on a store, whatever order splits, snapshots and removals
+//! arrive in.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bytes::Bytes;
+use flotilla_proto::store::{Region, Space};
+
+use crate::apply::{Applied, Change};
+
+/// A range could not be reserved because another region holds part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the range of region {wanted} overlaps region {holder} on this store")]
+pub struct Overlap {
+    /// The region that wanted the range.
+    pub wanted: u64,
+    /// The region that holds part of it.
+    pub holder: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Range {
+    space: i32,
+    start: Bytes,
+    /// Empty: no bound.
+    end: Bytes,
+}
+
+impl Range {
+    fn of(region: &Region) -> Range {
+        Range { space: region.space, start: region.start_key.clone(), end: region.end_key.clone() }
+    }
+
+    fn overlaps(&self, other: &Range) -> bool {
+        let before = |end: &Bytes, start: &Bytes| !end.is_empty() && end <= start;
+        self.space == other.space && !before(&self.end, &other.start) && !before(&other.end, &self.start)
+    }
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Ranges {
+    /// Invariant: the ranges of different regions are disjoint.
+    held: HashMap<u64, Range>,
+    /// The same by place, so that an overlap is found without visiting all.
+    by_start: BTreeMap<(i32, Bytes), u64>,
+    /// Ranges of snapshots on their way in. Invariant: disjoint from the ranges, held or reserved, of all other regions.
+    reserved: HashMap<u64, Range>,
+}
+
+impl Ranges {
+    /// Knows of no region.
+    pub fn new() -> Ranges {
+        Ranges::default()
+    }
+
+    /// A region that is here at start, or came into being by a split.
+    pub fn hold(&mut self, region: &Region) {
+        let range = Range::of(region);
+        if let Some(holder) = self.conflict(region.id, &range) {
+            panic!("ranges of live regions on a store are disjoint, but region {} overlaps region {holder}", region.id);
+        }
+        self.replace(region.id, range);
+    }
+
+    /// Reserves the range of a snapshot. Reserving again for the same region replaces its reservation.
+    pub fn reserve(&mut self, region: &Region) -> Result<(), Overlap> {
+        let range = Range::of(region);
+        match self.conflict(region.id, &range) {
+            Some(holder) => Err(Overlap { wanted: region.id, holder }),
+            None => {
+                self.reserved.insert(region.id, range);
+                Ok(())
+            }
+        }
+    }
+
+    /// Gives a reservation up.
+    pub fn release(&mut self, region_id: u64) {
+        self.reserved.remove(&region_id);
+    }
+
+    /// Takes note of what the applier did.
+    pub fn note(&mut self, applied: &Applied) {
+        for change in &applied.changes {
+            match change {
+                Change::Split { region, children } => {
+                    self.replace(region.id, Range::of(region));
+                    for child in children {
+                        self.hold(&child.region);
+                    }
+                }
+                Change::Installed { region } => {
+                    self.reserved.remove(&region.id);
+                    self.hold(region);
+                }
+                Change::Destroyed => {
+                    self.remove(applied.region_id);
+                }
+                Change::Conf { .. } => {}
+            }
+        }
+    }
+
+    /// The region that holds a key.
+    pub fn locate(&self, space: Space, key: &[u8]) -> Option<u64> {
+        let space = space as i32;
+        let (_, &id) = self.by_start.range(..=(space, Bytes::copy_from_slice(key))).next_back()?;
+        let range = &self.held[&id];
+        (range.space == space && (range.end.is_empty() || key < &range.end[..])).then_some(id)
+    }
+
+    fn remove(&mut self, region_id: u64) {
+        if let Some(range) = self.held.remove(&region_id) {
+            self.by_start.remove(&(range.space, range.start));
+        }
+    }
+
+    fn replace(&mut self, region_id: u64, range: Range) {
+        self.remove(region_id);
+        self.by_start.insert((range.space, range.start.clone()), region_id);
+        self.held.insert(region_id, range);
+    }
+
+    fn conflict(&self, region_id: u64, range: &Range) -> Option<u64> {
+        let reserved = self.reserved.iter().find(|(id, other)| **id != region_id && other.overlaps(range));
+        if let Some((&id, _)) = reserved {
+            return Some(id);
+        }
+        // The last one that starts at or before the range, and all that start within it.
+        let from = (range.space, range.start.clone());
+        let before = self.by_start.range(..=from.clone()).next_back();
+        let within = self.by_start.range(from..).take_while(|((space, start), _)| {
+            *space == range.space && (range.end.is_empty() || start < &range.end)
+        });
+        before.into_iter().chain(within).map(|(_, &id)| id).find(|id| *id != region_id && self.held[id].overlaps(range))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn region(id: u64, start: &'static str, end: &'static str) -> Region {
+        Region { id, start_key: start.into(), end_key: end.into(), ..Default::default() }
+    }
+
+    #[test]
+    fn a_child_is_refused_until_its_parent_has_split() {
+        let mut ranges = Ranges::new();
+        ranges.hold(&region(1, "", ""));
+        assert_eq!(ranges.reserve(&region(2, "m", "")), Err(Overlap { wanted: 2, holder: 1 }));
+        let split = Change::Split { region: region(1, "", "m"), children: vec![] };
+        ranges.note(&Applied { region_id: 1, changes: vec![split], ..Default::default() });
+        assert_eq!(ranges.reserve(&region(2, "m", "")), Ok(()));
+        assert_eq!(ranges.reserve(&region(3, "n", "z")), Err(Overlap { wanted: 3, holder: 2 }));
+        ranges.note(&Applied { region_id: 2, changes: vec![Change::Installed { region: region(2, "m", "") }], ..Default::default() });
+        assert_eq!(ranges.locate(Space::User, b"m"), Some(2));
+        assert_eq!(ranges.locate(Space::User, b"lzz"), Some(1));
+        ranges.note(&Applied { region_id: 2, changes: vec![Change::Destroyed], ..Default::default() });
+        assert_eq!(ranges.locate(Space::User, b"m"), None);
+        assert_eq!(ranges.reserve(&region(3, "n", "z")), Ok(()));
+    }
+
+    #[test]
+    fn a_released_reservation_is_free_again() {
+        let mut ranges = Ranges::new();
+        ranges.reserve(&region(1, "a", "c")).unwrap();
+        assert!(ranges.reserve(&region(2, "b", "d")).is_err());
+        ranges.release(1);
+        assert!(ranges.reserve(&region(2, "b", "d")).is_ok());
+    }
+
+    #[test]
+    #[should_panic(expected = "disjoint")]
+    fn holding_what_another_holds_is_a_broken_law() {
+        let mut ranges = Ranges::new();
+        ranges.hold(&region(1, "a", "c"));
+        ranges.hold(&region(2, "b", "d"));
+    }
+}

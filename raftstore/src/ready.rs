@@ -1,0 +1,310 @@
+//! Turning what the consensus core wants into work for the log writer, the applier and the network, and their answers back.
+
+use flotilla_proto::{
+    disk::{Cf, hard_state_key, log_key, truncated_state_key},
+    store::{ApplyState, TruncatedState},
+};
+use flotilla_raft::{APPEND_THREAD, APPLY_THREAD, HardState, Message, Ready};
+use prost::Message as _;
+
+use crate::{
+    Settings,
+    apply::{Applied, ApplyTask, Change, Install},
+    disk::LogReader,
+    event::Effect,
+    limits::{LOG_CUT_ENTRIES, LOG_LAG_ENTRIES, LOG_TAIL_BYTES, LOG_TAIL_ENTRIES},
+    peer::{Fate, Installing, KnownRole, Peer, conf_state},
+    round::Round,
+    storage::EntryId,
+    wire,
+};
+
+impl<L: LogReader> Peer<L> {
+    /// Does all that the core asks for, until it asks for nothing more.
+    pub fn flush(&mut self, settings: &Settings, ready: &mut Ready, next_context: &mut u64, round: &mut Round) {
+        if !self.is_alive() {
+            return;
+        }
+        self.propose_writes(round);
+        self.ask_reads(next_context);
+        while self.raft.has_ready() {
+            self.raft.ready_into(ready);
+            for state in ready.read_states.drain(..) {
+                self.read_confirmed(state.index, &state.context);
+            }
+            for message in ready.messages.drain(..) {
+                match message.to {
+                    APPEND_THREAD => self.storage_append(message, round),
+                    APPLY_THREAD => self.storage_apply(message, round),
+                    _ => self.send(message, round),
+                }
+            }
+            ready.clear();
+        }
+        self.note_role(settings, round);
+        self.settle_transfer(round);
+        self.grant_reads(round);
+        self.drop_unwanted_snapshot(round);
+    }
+
+    /// Writes entries and votes into the round's log batch, and sees that nothing that depends on them goes out before they are durable.
+    fn storage_append(&mut self, mut message: Message, round: &mut Round) {
+        if self.installing.is_some() {
+            self.held.push_back(message);
+            return;
+        }
+        if let Some(snapshot) = message.snapshot.take() {
+            let metadata = &snapshot.metadata;
+            let (region, dir) = self.received.take().expect("the core is offered a snapshot only with its data at hand");
+            let hard_state = HardState { commit: metadata.index, ..self.raft.hard_state() };
+            let install = Install {
+                region,
+                peer_id: self.me.id,
+                dir,
+                applied: ApplyState { index: metadata.index, term: metadata.term },
+                hard_state,
+            };
+            self.installing = Some(Installing::Queued(Box::new(install), message));
+            self.begin_install(round);
+            return;
+        }
+        let region_id = self.region.id;
+        let mut wrote = false;
+        // A commit index alone is not worth a write: after a restart it is learnt again.
+        if message.term != 0 && self.durability.vote != (message.term, message.vote) {
+            assert!(message.term >= self.durability.vote.0, "the term of region {region_id} never goes back");
+            self.durability.vote = (message.term, message.vote);
+            let state = HardState { term: message.term, vote: message.vote, commit: message.commit };
+            round.log(region_id, 0).put_message(Cf::Raft, hard_state_key(region_id), &wire::hard_state_to_wire(&state));
+            wrote = true;
+        }
+        if let Some(last) = message.entries.last().map(|entry| entry.index) {
+            let old_last = self.raft.storage_mut().append(&message.entries);
+            let log = round.log(region_id, message.entries.len());
+            for entry in message.entries {
+                let key = log_key(region_id, entry.index);
+                log.put(Cf::Raft, key, wire::entry_to_wire(entry).encode_to_vec());
+            }
+            log.delete_range(Cf::Raft, log_key(region_id, last + 1), log_key(region_id, old_last + 1));
+            wrote = true;
+        }
+        if wrote {
+            self.durability.last_batch = round.batch;
+        }
+        if message.responses.is_empty() {
+            return;
+        }
+        if self.durability.last_batch > round.synced {
+            self.durability.waiting.push_back((self.durability.last_batch, message.responses));
+        } else {
+            self.release(message.responses, round);
+        }
+    }
+
+    /// Sends, or steps, messages whose conditions hold now.
+    fn release(&mut self, messages: Vec<Message>, round: &mut Round) {
+        for message in messages {
+            if message.to == self.me.id {
+                // An error says that the message has become pointless, for instance after a change of term.
+                let _ = self.raft.step(message);
+            } else {
+                self.send(message, round);
+            }
+        }
+    }
+
+    /// The log is durable up to `round.synced`.
+    pub fn log_synced(&mut self, round: &mut Round) {
+        while let Some((_, messages)) = self.durability.waiting.pop_front_if(|(batch, _)| *batch <= round.synced) {
+            if self.is_alive() {
+                self.release(messages, round);
+            }
+        }
+        self.begin_install(round);
+        self.begin_destroy(round);
+    }
+
+    fn storage_apply(&mut self, message: Message, round: &mut Round) {
+        let last = message.entries.last().expect("the core asks to apply at least one entry").index;
+        let requests = self.match_proposals(&message.entries, round);
+        self.applying.push_back((last, message.responses));
+        round.apply(ApplyTask::Entries { region_id: self.region.id, entries: message.entries, requests });
+    }
+
+    /// Hands a snapshot to the applier as soon as no log write of this peer is under way, so that none can come after it.
+    fn begin_install(&mut self, round: &mut Round) {
+        if self.durability.last_batch > round.synced {
+            return;
+        }
+        match self.installing.take() {
+            Some(Installing::Queued(install, message)) => {
+                round.apply(ApplyTask::Install { install: install.clone() });
+                self.installing = Some(Installing::Running(install, message));
+            }
+            other => self.installing = other,
+        }
+    }
+
+    /// Hands the removal to the applier as soon as neither a log write nor a snapshot of this peer is under way.
+    pub fn begin_destroy(&mut self, round: &mut Round) {
+        if let Fate::Doomed { min_peer_id, told: false } = self.fate
+            && self.durability.last_batch <= round.synced
+            && self.installing.is_none()
+        {
+            self.fate = Fate::Doomed { min_peer_id, told: true };
+            round.apply(ApplyTask::Destroy { region: (*self.region).clone(), min_peer_id });
+        }
+    }
+
+    /// This peer is no member any more.
+    pub fn doom(&mut self, min_peer_id: u64, round: &mut Round) {
+        if !self.is_alive() {
+            return;
+        }
+        self.fate = Fate::Doomed { min_peer_id, told: false };
+        self.refuse_all("the peer was removed from this store", round);
+        if let Some((_, dir)) = self.received.take() {
+            round.effect(Effect::DropSnapshot { region_id: self.region.id, dir });
+        }
+        if let Some(Installing::Queued(install, _)) = self.installing.take_if(|install| matches!(install, Installing::Queued(..))) {
+            round.effect(Effect::DropSnapshot { region_id: self.region.id, dir: install.dir });
+        }
+        let role = KnownRole { term: self.raft.term(), ..KnownRole::default() };
+        if self.role != role {
+            self.role = role;
+            round.effect(Effect::Role { region_id: self.region.id, term: role.term, leader: None, is_leader: false });
+        }
+        self.begin_destroy(round);
+    }
+
+    /// The applier has come this far.
+    pub fn applied(&mut self, applied: Applied, settings: &Settings, round: &mut Round) {
+        for change in applied.changes {
+            match change {
+                Change::Conf { change, region } => self.members_changed(&change, region, settings, round),
+                Change::Split { region, children } => {
+                    let campaign = self.raft.is_leader();
+                    self.set_region(region);
+                    for mut created in children {
+                        created.campaign = campaign;
+                        round.effect(Effect::CreatePeer { created });
+                    }
+                    self.report_if_leader(settings, round);
+                }
+                Change::Installed { region } => self.installed(region, round),
+                Change::Destroyed => unreachable!("the worker forgets a destroyed peer"),
+            }
+        }
+        if !self.is_alive() {
+            return;
+        }
+        let at = EntryId { index: applied.index, term: applied.term };
+        self.raft.storage_mut().set_applied(at);
+        while let Some((_, messages)) = self.applying.pop_front_if(|(index, _)| *index <= at.index) {
+            self.release(messages, round);
+        }
+        self.cut_log(round);
+    }
+
+    fn members_changed(
+        &mut self,
+        change: &flotilla_raft::ConfChangeV2,
+        region: flotilla_proto::store::Region,
+        settings: &Settings,
+        round: &mut Round,
+    ) {
+        let state = self.raft.apply_conf_change(change);
+        assert!(state.equivalent(&conf_state(&region)), "region {} and its group have the same members", region.id);
+        self.raft.storage_mut().set_conf_state(state);
+        let removed = !region.peers.iter().any(|peer| peer.id == self.me.id);
+        self.set_region(region);
+        if removed {
+            self.doom(self.me.id + 1, round);
+        } else {
+            self.report_if_leader(settings, round);
+        }
+    }
+
+    fn installed(&mut self, region: flotilla_proto::store::Region, round: &mut Round) {
+        let Some(Installing::Running(install, message)) = self.installing.take() else {
+            panic!("the applier installs only what this peer asked for");
+        };
+        self.forget_proposals("a snapshot took the place of the log", round);
+        let state = conf_state(&region);
+        self.set_region(region);
+        self.applying.clear();
+        let at = EntryId { index: install.applied.index, term: install.applied.term };
+        self.raft.storage_mut().install(at, state);
+        self.durability.vote = (install.hard_state.term, install.hard_state.vote);
+        if !self.is_alive() {
+            return self.begin_destroy(round);
+        }
+        self.storage_append(message, round);
+        while self.installing.is_none()
+            && let Some(message) = self.held.pop_front()
+        {
+            self.storage_append(message, round);
+        }
+    }
+
+    /// Cuts the log behind what is applied, in steps, but not off from under a follower that is alive.
+    fn cut_log(&mut self, round: &mut Round) {
+        let applied = self.raft.storage().applied().index;
+        let truncated = self.raft.storage().truncated().index;
+        let tail = if self.raft.storage().log_bytes() > LOG_TAIL_BYTES { LOG_TAIL_ENTRIES / 16 } else { LOG_TAIL_ENTRIES };
+        let mut cut = applied.saturating_sub(tail);
+        if self.installing.is_some() || cut < truncated + LOG_CUT_ENTRIES {
+            return;
+        }
+        if self.raft.is_leader() {
+            for (_, progress) in self.raft.progress() {
+                let has = progress.match_index.max(progress.pending_snapshot);
+                if applied.saturating_sub(has) <= LOG_LAG_ENTRIES {
+                    cut = cut.min(has);
+                }
+            }
+        }
+        if cut < truncated + LOG_CUT_ENTRIES {
+            return;
+        }
+        let region_id = self.region.id;
+        let at = self.raft.storage_mut().truncate(cut);
+        let log = round.log(region_id, 0);
+        log.put_message(Cf::Raft, truncated_state_key(region_id), &TruncatedState { index: at.index, term: at.term });
+        log.delete_range(Cf::Raft, log_key(region_id, truncated + 1), log_key(region_id, at.index + 1));
+        self.durability.last_batch = round.batch;
+    }
+
+    /// Tells the outside who leads, if that has changed.
+    fn note_role(&mut self, settings: &Settings, round: &mut Round) {
+        let role = KnownRole { term: self.raft.term(), leader_id: self.raft.leader_id(), is_leader: self.raft.is_leader() };
+        if role == self.role {
+            return;
+        }
+        let old = std::mem::replace(&mut self.role, role);
+        if old.is_leader && (!role.is_leader || role.term != old.term) {
+            self.refuse_as_follower(round);
+        }
+        if role.is_leader {
+            self.watch_peers();
+        }
+        let leader = self.leader();
+        round.effect(Effect::Role { region_id: self.region.id, term: role.term, leader, is_leader: role.is_leader });
+        self.report_if_leader(settings, round);
+    }
+
+    pub fn report_if_leader(&mut self, settings: &Settings, round: &mut Round) {
+        if self.raft.is_leader() && self.is_initialized() {
+            let report = self.report(settings);
+            round.effect(Effect::Report { report });
+        }
+    }
+
+    /// The core did not want the snapshot that it was offered.
+    fn drop_unwanted_snapshot(&mut self, round: &mut Round) {
+        if let Some((_, dir)) = self.received.take() {
+            round.effect(Effect::DropSnapshot { region_id: self.region.id, dir });
+        }
+    }
+}
+

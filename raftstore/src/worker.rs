@@ -1,0 +1,450 @@
+//! A raft worker: the only owner of a share of the store's groups.
+//!
+//! Drain the inbox with [`Worker::handle`], then [`Worker::poll_effect`] until it gives nothing: the first poll lets all touched groups act
+//! and gathers what they want into one log batch, one frame per store and one list for the applier. Then wait for an event or for
+//! [`Worker::next_deadline`].
+
+use std::collections::BTreeMap;
+
+use flotilla_proto::store::{self, RaftMessage, Region};
+use flotilla_raft::{HardState, MessageType, Ready, SnapshotStatus};
+
+use crate::{
+    Settings,
+    apply::{Applied, ApplyTask, Change, CreatedPeer},
+    disk::LogReader,
+    event::{Effect, Event},
+    limits::{FIRST_LOG_INDEX, FIRST_LOG_TERM},
+    peer::{Fate, Peer, conf_state},
+    recover::Recovered,
+    refusal,
+    round::Round,
+    storage::{EntryId, Initial},
+    wheel::Wheel,
+    wire,
+};
+
+/// See the module.
+pub struct Worker<L: LogReader> {
+    settings: Settings,
+    reader: L,
+    peers: BTreeMap<u64, Box<Peer<L>>>,
+    /// Regions that were removed from this store: a peer needs at least this id to come back.
+    tombstones: BTreeMap<u64, u64>,
+    /// Terms and votes of peers that never learnt their range before a restart. They bind whoever takes their place.
+    old_votes: BTreeMap<u64, HardState>,
+    touched: Vec<u64>,
+    round: Round,
+    wheel: Wheel,
+    /// Ticks seen. Advances with the caller's clock, but not over a time in which this worker was not running.
+    tick: u64,
+    /// The caller's clock when `tick` began.
+    tick_began_ms: u64,
+    /// For read contexts.
+    next_context: u64,
+    ready: Ready,
+}
+
+impl<L: LogReader> Worker<L> {
+    /// A worker with the peers that recovery found for it. `now_ms` is a monotonic clock of the caller's.
+    pub fn new(settings: Settings, reader: L, recovered: Recovered, now_ms: u64) -> Worker<L> {
+        settings.check();
+        let mut worker = Worker {
+            settings,
+            reader,
+            peers: BTreeMap::new(),
+            tombstones: recovered.tombstones,
+            old_votes: recovered.old_votes,
+            touched: Vec::new(),
+            round: Round::new(),
+            wheel: Wheel::new(0),
+            tick: 0,
+            tick_began_ms: now_ms,
+            next_context: 0,
+            ready: Ready::default(),
+        };
+        for found in recovered.peers {
+            let me = *found.region.peers.iter().find(|peer| peer.id == found.peer_id).unwrap_or(&store::Peer {
+                id: found.peer_id,
+                store_id: worker.settings.store_id,
+                ..Default::default()
+            });
+            let initial = Initial {
+                hard_state: found.hard_state,
+                conf_state: conf_state(&found.region),
+                truncated: EntryId { index: found.truncated.index, term: found.truncated.term },
+                last: EntryId { index: found.last.index, term: found.last.term },
+                applied: EntryId { index: found.applied.index, term: found.applied.term },
+            };
+            let id = found.region.id;
+            worker.round.apply(ApplyTask::Open { region: found.region.clone(), peer_id: me.id, applied: found.applied });
+            let peer = Peer::new(&worker.settings, found.region, me, initial, worker.reader.clone(), 0);
+            let mut peer = Box::new(peer);
+            if !peer.region.peers.iter().any(|other| other.id == me.id) {
+                // The store stopped between the removal and the tombstone.
+                peer.doom(me.id + 1, &mut worker.round);
+            } else if peer.region.peers.len() == 1 {
+                // Nobody else can lead: no need to wait for the timeout.
+                peer.raft.campaign();
+            }
+            worker.peers.insert(id, peer);
+            worker.touch(id);
+        }
+        worker
+    }
+
+    /// Takes an event.
+    pub fn handle(&mut self, now_ms: u64, event: Event) {
+        self.advance_clock(now_ms);
+        match event {
+            Event::Tick => {}
+            Event::Messages { from_store, messages } => {
+                for message in messages {
+                    self.message(from_store, message);
+                }
+            }
+            Event::Write { id, target, write } => match self.peer(target.region_id) {
+                Some((peer, _, round)) => peer.take_write(id, &target, write, round),
+                None => self.round.respond(id, Err(refusal::region_not_found(target.region_id))),
+            },
+            Event::Read { id, target } => match self.peer(target.region_id) {
+                Some((peer, _, round)) => peer.take_read(id, &target, round),
+                None => self.round.respond(id, Err(refusal::region_not_found(target.region_id))),
+            },
+            Event::Command { id, target, command } => match self.peer(target.region_id) {
+                Some((peer, settings, round)) => peer.take_command(id, &target, command, settings, round),
+                None => self.round.respond(id, Err(refusal::region_not_found(target.region_id))),
+            },
+            Event::LogSynced { batch } => {
+                for region_id in self.round.log_synced(batch) {
+                    if let Some((peer, _, round)) = self.peer(region_id) {
+                        peer.log_synced(round);
+                    }
+                }
+            }
+            Event::Applied { applied } => {
+                for applied in applied {
+                    self.applied(applied);
+                }
+            }
+            Event::SnapshotReceived { message, region, dir } => self.snapshot_received(message, region, dir),
+            Event::SnapshotSent { region_id, to_peer, ok } => {
+                if let Some((peer, _, _)) = self.peer(region_id) {
+                    let status = if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+                    peer.raft.report_snapshot(to_peer, status);
+                }
+            }
+            Event::PeerCreated { created } => self.create_peer(created),
+            Event::Unsent { store_id, regions } => {
+                for region_id in regions {
+                    if let Some((peer, _, _)) = self.peer(region_id)
+                        && let Some(to) = peer.region.peers.iter().find(|peer| peer.store_id == store_id).map(|peer| peer.id)
+                    {
+                        peer.raft.report_unreachable(to);
+                    }
+                }
+            }
+            Event::ReportAll => {
+                for peer in self.peers.values_mut() {
+                    peer.report_if_leader(&self.settings, &mut self.round);
+                }
+            }
+            Event::Drain => self.drain(),
+        }
+    }
+
+    /// What to do next; `None`: wait.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        if let Some(effect) = self.round.poll() {
+            return Some(effect);
+        }
+        while !self.touched.is_empty() {
+            for id in std::mem::take(&mut self.touched) {
+                let Some(peer) = self.peers.get_mut(&id) else { continue };
+                peer.dirty = false;
+                peer.flush(&self.settings, &mut self.ready, &mut self.next_context, &mut self.round);
+                let due = self.tick.saturating_add(peer.raft.ticks_until_due());
+                if peer.is_alive() && due != u64::MAX && (peer.armed <= self.tick || due < peer.armed) {
+                    peer.armed = self.wheel.set(id, due);
+                }
+            }
+        }
+        self.round.close();
+        self.round.poll()
+    }
+
+    /// When [`Worker::handle`] must be called with [`Event::Tick`] if nothing else happens before; in ms of the caller's clock.
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.wheel.next().map(|tick| self.tick_began_ms + (tick - self.tick) * self.settings.tick_ms)
+    }
+
+    /// Regions here, and how many of them are led here.
+    pub fn counts(&self) -> (usize, usize) {
+        let alive = self.peers.values().filter(|peer| peer.is_alive() && peer.is_initialized());
+        alive.fold((0, 0), |(regions, leaders), peer| (regions + 1, leaders + usize::from(peer.raft.is_leader())))
+    }
+
+    /// Looks at the peers: for tests, the simulator's invariants and the status page.
+    pub fn views(&self) -> impl Iterator<Item = PeerView<'_>> {
+        self.peers.values().map(|peer| PeerView {
+            region: &peer.region,
+            peer_id: peer.me.id,
+            term: peer.raft.term(),
+            vote: peer.raft.vote(),
+            leader_id: peer.raft.leader_id(),
+            is_leader: peer.raft.is_leader(),
+            alive: peer.is_alive(),
+            initialized: peer.is_initialized(),
+            commit: peer.raft.commit_index(),
+            applied: peer.raft.storage().applied().index,
+            truncated: peer.raft.storage().truncated().index,
+            last: peer.raft.last_index(),
+            waiting: peer.has_requests(),
+        })
+    }
+
+    fn touch(&mut self, region_id: u64) {
+        if let Some(peer) = self.peers.get_mut(&region_id)
+            && !peer.dirty
+        {
+            peer.dirty = true;
+            self.touched.push(region_id);
+        }
+    }
+
+    /// A peer that is about to be touched, with its clock set, and what it needs to act.
+    fn peer(&mut self, region_id: u64) -> Option<(&mut Peer<L>, &Settings, &mut Round)> {
+        self.touch(region_id);
+        let peer = self.peers.get_mut(&region_id)?;
+        peer.catch_up(self.tick);
+        Some((peer, &self.settings, &mut self.round))
+    }
+
+    /// Lets ticks pass, and touches the groups that are due. A time in which nobody called although something was due does not count: the
+    /// other stores may have been just as silent to a worker that was not listening.
+    fn advance_clock(&mut self, now_ms: u64) {
+        let tick_ms = self.settings.tick_ms;
+        let passed = now_ms.saturating_sub(self.tick_began_ms) / tick_ms;
+        if passed == 0 {
+            return;
+        }
+        let awaited = self.wheel.next().map_or(u64::MAX, |next| next + u64::from(self.settings.heartbeat_ticks));
+        self.tick_began_ms += passed * tick_ms;
+        self.tick = (self.tick + passed).min(awaited);
+        for region_id in self.wheel.advance(self.tick) {
+            let Some(peer) = self.peers.get_mut(&region_id) else { continue };
+            if peer.armed > self.tick {
+                continue; // An older entry; the newer one is still to come.
+            }
+            peer.armed = 0;
+            if let Some((peer, settings, round)) = self.peer(region_id)
+                && peer.raft.is_leader()
+                && peer.ailing_changed(settings)
+            {
+                peer.report_if_leader(settings, round);
+            }
+        }
+    }
+
+    fn message(&mut self, from_store: u64, message: RaftMessage) {
+        let (Some(from), Some(to)) = (message.from, message.to) else { return };
+        if to.store_id != self.settings.store_id || from.store_id != from_store {
+            return;
+        }
+        let region_id = message.region_id;
+        if message.tombstone {
+            return self.tombstone_notice(region_id, to, message.epoch.unwrap_or_default());
+        }
+        let Ok(raft_message) = wire::message_from_wire(message.message.unwrap_or_default()) else { return };
+        if raft_message.from != from.id || raft_message.to != to.id || raft_message.kind == MessageType::Snap {
+            return; // Snapshots come with their data.
+        }
+        if !self.admit(region_id, to, raft_message.kind) {
+            return;
+        }
+        let Some((peer, _, round)) = self.peer(region_id) else { return };
+        if !peer.is_alive() {
+            return;
+        }
+        let epoch = message.epoch.unwrap_or_default();
+        let is_member = peer.region.peers.iter().any(|other| other.id == from.id);
+        let campaigns = matches!(raft_message.kind, MessageType::Vote | MessageType::PreVote);
+        if campaigns && peer.is_initialized() && !is_member && epoch.conf_ver < peer.epoch().conf_ver {
+            let notice = RaftMessage {
+                region_id,
+                from: Some(peer.me),
+                to: Some(from),
+                epoch: Some(peer.epoch()),
+                message: None,
+                tombstone: true,
+            };
+            return round.send(from.store_id, notice);
+        }
+        peer.hear(from);
+        // A refused message is one that nobody sends, or that has become pointless. It changed nothing.
+        let _ = peer.raft.step_remote(raft_message);
+    }
+
+    /// Whether there is a peer to take a message for `to`; one is made if the message may do that.
+    fn admit(&mut self, region_id: u64, to: store::Peer, kind: MessageType) -> bool {
+        if let Some(peer) = self.peers.get_mut(&region_id) {
+            if to.id > peer.me.id && peer.is_alive() {
+                // The sender knows a later incarnation: this one was removed.
+                peer.doom(to.id, &mut self.round);
+            }
+            return to.id == peer.me.id && peer.is_alive();
+        }
+        if self.tombstones.get(&region_id).is_some_and(|min_peer_id| to.id < *min_peer_id) {
+            return false;
+        }
+        let makes = matches!(kind, MessageType::App | MessageType::Heartbeat | MessageType::Vote | MessageType::PreVote | MessageType::Snap);
+        if makes {
+            let region = Region { id: region_id, ..Region::default() };
+            let hard_state = self.old_votes.get(&region_id).copied().unwrap_or_default();
+            let initial = Initial { hard_state: HardState { commit: 0, ..hard_state }, ..Initial::default() };
+            let peer = Peer::new(&self.settings, region, to, initial, self.reader.clone(), self.tick);
+            self.peers.insert(region_id, Box::new(peer));
+        }
+        makes
+    }
+
+    fn tombstone_notice(&mut self, region_id: u64, to: store::Peer, epoch: store::Epoch) {
+        if let Some(peer) = self.peers.get_mut(&region_id)
+            && peer.me.id == to.id
+            && peer.is_initialized()
+            && peer.epoch().conf_ver < epoch.conf_ver
+        {
+            peer.doom(to.id + 1, &mut self.round);
+        }
+    }
+
+    fn snapshot_received(&mut self, message: RaftMessage, region: Region, dir: String) {
+        let region_id = region.id;
+        let unwanted = Effect::DropSnapshot { region_id, dir: dir.clone() };
+        let (Some(from), Some(to), Ok(raft_message)) =
+            (message.from, message.to, wire::message_from_wire(message.message.unwrap_or_default()))
+        else {
+            return self.round.effect(unwanted);
+        };
+        let fits = raft_message.kind == MessageType::Snap
+            && raft_message.snapshot.as_ref().is_some_and(|snapshot| {
+                snapshot.metadata.conf_state.equivalent(&conf_state(&region))
+            })
+            && region.peers.iter().any(|peer| peer.id == to.id && peer.store_id == self.settings.store_id)
+            && (raft_message.from, raft_message.to) == (from.id, to.id)
+            && to.store_id == self.settings.store_id;
+        if !fits || !self.admit(region_id, to, MessageType::Snap) {
+            return self.round.effect(unwanted);
+        }
+        let Some((peer, _, round)) = self.peer(region_id) else { unreachable!("it was admitted") };
+        if peer.received.is_some() || peer.installing.is_some() {
+            return round.effect(unwanted);
+        }
+        peer.hear(from);
+        peer.received = Some((region, dir));
+        let _ = peer.raft.step_remote(raft_message);
+    }
+
+    fn applied(&mut self, applied: Applied) {
+        let region_id = applied.region_id;
+        if applied.changes.iter().any(|change| matches!(change, Change::Destroyed)) {
+            let peer = self.peers.remove(&region_id).expect("a peer stays until it is destroyed");
+            let Fate::Doomed { min_peer_id, .. } = peer.fate else { panic!("only doomed peers are destroyed") };
+            self.tombstones.insert(region_id, min_peer_id);
+            self.old_votes.remove(&region_id);
+            return;
+        }
+        if let Some((peer, settings, round)) = self.peer(region_id) {
+            peer.applied(applied, settings, round);
+        }
+    }
+
+    /// A split brought a peer into being. Messages of its siblings on other stores may have come first: what they made us vote stays.
+    fn create_peer(&mut self, created: CreatedPeer) {
+        let CreatedPeer { region, peer_id, campaign } = created;
+        let region_id = region.id;
+        let me = *region.peers.iter().find(|peer| peer.id == peer_id).expect("a child's peer is a member of the child");
+        let first = EntryId { index: FIRST_LOG_INDEX, term: FIRST_LOG_TERM };
+        let old = self.peers.remove(&region_id);
+        let mut hard_state = match &old {
+            Some(old) if old.is_initialized() => panic!("region {region_id} came into being twice on this store"),
+            Some(old) => old.raft.hard_state(),
+            None => self.old_votes.remove(&region_id).unwrap_or_default(),
+        };
+        if hard_state.term < first.term {
+            hard_state = HardState { term: first.term, vote: 0, commit: 0 };
+        }
+        hard_state.commit = first.index;
+        let initial = Initial { hard_state, conf_state: conf_state(&region), truncated: first, last: first, applied: first };
+        let applied = store::ApplyState { index: first.index, term: first.term };
+        self.round.apply(ApplyTask::Open { region: region.clone(), peer_id, applied });
+        let mut peer = Peer::new(&self.settings, region, me, initial, self.reader.clone(), self.tick);
+        if let Some(mut old) = old {
+            if let Some((_, dir)) = old.received.take() {
+                self.round.effect(Effect::DropSnapshot { region_id, dir });
+            }
+            let later = old.me.id > peer_id || !old.is_alive();
+            peer.durability = std::mem::take(&mut old.durability);
+            if later {
+                // It was removed and added again before this store came to the split: the child of the split is not wanted.
+                let min_peer_id = old.me.id.max(peer_id + 1);
+                peer.doom(min_peer_id, &mut self.round);
+            }
+        }
+        self.tombstones.remove(&region_id);
+        self.peers.insert(region_id, Box::new(peer));
+        let (peer, settings, round) = self.peer(region_id).expect("just made");
+        if campaign && peer.is_alive() {
+            peer.raft.campaign();
+        }
+        let _ = (settings, round);
+    }
+
+    /// Hands the lead of every region to its most advanced live follower.
+    fn drain(&mut self) {
+        let ids: Vec<u64> = self.peers.keys().copied().collect();
+        for region_id in ids {
+            let Some((peer, settings, _)) = self.peer(region_id) else { continue };
+            if !peer.raft.is_leader() {
+                continue;
+            }
+            let voters = peer.raft.progress().filter(|(id, progress)| {
+                *id != peer.me.id && !progress.is_learner && !peer.is_down(*id, settings)
+            });
+            if let Some((to, _)) = voters.max_by_key(|(_, progress)| progress.match_index) {
+                peer.raft.transfer_leader(to);
+            }
+        }
+    }
+}
+
+/// A look at one peer.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerView<'a> {
+    /// The region as applied.
+    pub region: &'a Region,
+    /// This peer's id.
+    pub peer_id: u64,
+    /// Its term.
+    pub term: u64,
+    /// Whom it voted for in it.
+    pub vote: u64,
+    /// Who leads, 0 if unknown.
+    pub leader_id: u64,
+    /// Whether it leads.
+    pub is_leader: bool,
+    /// Not removed.
+    pub alive: bool,
+    /// Knows its range.
+    pub initialized: bool,
+    /// Known to be committed.
+    pub commit: u64,
+    /// Applied.
+    pub applied: u64,
+    /// Cut from the log.
+    pub truncated: u64,
+    /// The last entry.
+    pub last: u64,
+    /// Requests wait.
+    pub waiting: bool,
+}
