@@ -9,7 +9,7 @@
 //! * [`engine`](Engine): open, write, sync, and the shapes of read that the Raft log needs.
 //! * `wal`: what a crash may and may not do to the log. Reading it is the way to understand the log's settings in `options`.
 //! * `read`: [`Snapshot`] and [`Scan`].
-//! * `install`: [`SnapshotWriter`], ingesting and clearing of ranges.
+//! * `snapshot_files`: [`SnapshotWriter`]; `install`: ingesting and clearing of ranges.
 //! * `stats`: numbers.
 //!
 //! The engine stops at the first failed write or sync ([`EngineError::Stopped`]) and never tries again: after a failed sync the kernel may
@@ -23,13 +23,14 @@ mod error;
 mod install;
 mod options;
 mod read;
+mod snapshot_files;
 mod stats;
 mod wal;
 
 pub use engine::Engine;
 pub use error::EngineError;
-pub use install::{SnapshotFiles, SnapshotWriter};
 pub use options::Options;
 pub use read::{Direction, Scan, Snapshot};
+pub use snapshot_files::{SnapshotFiles, SnapshotWriter};
 pub use stats::{CfStats, EngineStats};
 pub use wal::Recovery;
