@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use flotilla_proto::disk::{Cf, WriteBatch, WriteOp, log_key, log_range, parse_log_index};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use rocksdb::{Cache, ColumnFamily, ColumnFamilyDescriptor, DB, ErrorKind, ReadOptions};
 
 use crate::read::read_error;
@@ -42,6 +42,9 @@ pub(crate) struct Inner {
     claim: Mutex<Claim>,
     /// Held for the length of a sync.
     newest_wal: Mutex<NewestWal>,
+    /// Shared by those that append to the log; taken alone for the moment in which the length of the log is looked at, so that what is
+    /// claimed ends where a batch ends.
+    appending: RwLock<()>,
     writes: AtomicU64,
     write_bytes: AtomicU64,
     syncs: AtomicU64,
@@ -90,6 +93,12 @@ impl Engine {
 
         let newest_wal = NewestWal::find(dir, versions(&db)?)?;
         wal::note_newest(dir, newest_wal.number)?;
+        if let Some(parent) = dir
+            .parent()
+            .filter(|parent| create && !parent.as_os_str().is_empty())
+        {
+            wal::sync_dir(parent)?;
+        }
         let claim = Claim {
             file: newest_wal.number,
             bytes: 0,
@@ -103,6 +112,7 @@ impl Engine {
             stopped: OnceLock::new(),
             claim: Mutex::new(claim),
             newest_wal: Mutex::new(newest_wal),
+            appending: RwLock::new(()),
             writes: AtomicU64::new(0),
             write_bytes: AtomicU64::new(0),
             syncs: AtomicU64::new(0),
@@ -158,11 +168,13 @@ impl Engine {
                 },
             }
         }
+        let appending = inner.appending.read();
         let written = if log {
             inner.db.write(rocks)
         } else {
             inner.db.write_without_wal(rocks)
         };
+        drop(appending);
         written.map_err(|error| inner.stop(EngineError::rocks("write a batch", &error)))?;
         inner.writes.fetch_add(1, Ordering::Relaxed);
         inner
@@ -344,22 +356,23 @@ impl NewestWal {
         })
     }
 
-    /// How far the log reaches: at least past all batches whose writing returned before. What this says may be claimed after a sync that
-    /// begins later. Should the log move on to its next file meanwhile, it says less than could be said, never more.
+    /// How far the log reaches: past all batches whose writing returned before. What this says may be claimed after a sync that begins
+    /// later. Should the log move on to its next file meanwhile, it says less than could be said, never more.
     fn position(&mut self, inner: &Inner) -> Result<Claim, EngineError> {
+        let before = self.number;
+        let quiet = inner.appending.write();
         let versions = versions(&inner.db)?;
         if versions != self.versions {
-            let found = NewestWal::find(&inner.dir, versions)?;
-            if found.number != self.number {
-                wal::note_newest(&inner.dir, found.number)?;
-            }
-            *self = found;
+            *self = NewestWal::find(&inner.dir, versions)?;
         }
         let metadata = self.file.metadata();
+        drop(quiet);
+        if self.number != before {
+            wal::note_newest(&inner.dir, self.number)?;
+        }
+        let path = || wal::path(&inner.dir, self.number);
         let bytes = metadata
-            .map_err(|error| {
-                EngineError::file("look at", &wal::path(&inner.dir, self.number), &error)
-            })?
+            .map_err(|error| EngineError::file("look at", &path(), &error))?
             .len();
         Ok(Claim {
             file: self.number,

@@ -20,7 +20,7 @@ pub enum Direction {
 
 /// A consistent view over all column families, as of its making. Cheap to clone; may outlive the [`Engine`](crate::Engine).
 ///
-/// It holds back the removal of overwritten and deleted data for as long as it lives, so keep it no longer than needed. Two operations do
+/// It holds back the removal of overwritten and deleted data for as long as it lives, so keep it no longer than needed. One operation does
 /// not respect it: [`clear_range`](crate::Engine::clear_range) takes whole files away under it.
 #[derive(Clone)]
 pub struct Snapshot {

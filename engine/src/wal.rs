@@ -36,7 +36,7 @@ const BATCH_HEADER_BYTES: usize = 12;
 const NOTE_HEADER: [u8; 6] = [3, NOTE_BYTES as u8, b'F', b'L', b'T', b'W'];
 const NOTE_BYTES: usize = 20;
 
-/// How far the log is known to be durable: all files before `file`, and the first `bytes` of it.
+/// How far the log is known to be durable: all files before `file`, and the first `bytes` of it. Invariant: `bytes` is where a batch ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Claim {
     pub file: u64,
