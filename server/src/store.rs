@@ -1,0 +1,190 @@
+//! What the threads of a store share.
+
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use crossbeam::channel::Sender;
+use flotilla_proto::{
+    placement::{RegionReport, StoreStats},
+    store::{AddressBook, Peer},
+};
+use flotilla_raftstore::{Event, ranges::Ranges, recover::worker_of};
+use flotilla_transport::Transport;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+
+use crate::{config::Config, disk::StoreDisk, metrics::metrics, waiting::Waiting};
+
+/// What a worker's thread finds in its inbox.
+pub enum Mail {
+    /// Something happened; the bytes count against the inbox's bound until it is taken out.
+    Event(Event, usize),
+    /// End the thread.
+    Stop,
+}
+
+/// The way to a raft worker.
+pub struct Inbox {
+    sender: Sender<Mail>,
+    /// Bytes of requests and frames that wait. What the store says to itself is not counted: it must never be refused.
+    bytes: AtomicUsize,
+    bytes_max: usize,
+}
+
+impl Inbox {
+    pub fn new(sender: Sender<Mail>, bytes_max: usize) -> Inbox {
+        Inbox { sender, bytes: AtomicUsize::new(0), bytes_max }
+    }
+
+    /// Hands over what must not be lost.
+    pub fn push(&self, event: Event) {
+        // Fails only when the worker has stopped, along with the store.
+        let _ = self.sender.send(Mail::Event(event, 0));
+    }
+
+    /// Hands over what may be refused when too much waits.
+    pub fn offer(&self, event: Event, bytes: usize) -> Result<(), InboxFull> {
+        if self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > self.bytes_max {
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(InboxFull { bytes_max: self.bytes_max });
+        }
+        let _ = self.sender.send(Mail::Event(event, bytes));
+        Ok(())
+    }
+
+    /// Notes that mail of so many bytes was taken out.
+    pub fn taken(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub fn stop(&self) {
+        let _ = self.sender.send(Mail::Stop);
+    }
+}
+
+/// Too much waits for a raft worker.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("more than {bytes_max} bytes of requests wait for a raft worker")]
+pub struct InboxFull {
+    bytes_max: usize,
+}
+
+/// Who leads the system group, as far as this store knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SystemLead {
+    /// The store that leads; 0: unknown.
+    pub store_id: u64,
+    /// In which term.
+    pub term: u64,
+    /// This store does.
+    pub is_here: bool,
+}
+
+/// News for the placement driver about a region.
+pub enum News {
+    /// It is led here, and looks like this.
+    Led(Box<RegionReport>),
+    /// It is not led here any more.
+    Lost(u64),
+}
+
+/// See the module.
+pub struct Store {
+    pub cluster_id: u64,
+    pub store_id: u64,
+    pub address: String,
+    pub config: Config,
+    pub disk: StoreDisk,
+    pub ranges: Mutex<Ranges>,
+    pub inboxes: Vec<Inbox>,
+    pub waiting: Waiting,
+    pub transport: Transport,
+    /// As last told by the placement driver, or found on disk.
+    pub address_book: Mutex<AddressBook>,
+    /// The other stores in it.
+    pub other_stores: Mutex<Vec<u64>>,
+    pub system_lead: watch::Sender<SystemLead>,
+    pub news: mpsc::UnboundedSender<News>,
+    pub snapshots_sending: tokio::sync::Semaphore,
+    pub snapshots_receiving: tokio::sync::Semaphore,
+    /// Regions and leaders, by worker, as of the worker's last iteration.
+    pub counts: Vec<(AtomicUsize, AtomicUsize)>,
+    pub started_secs: u64,
+    pub runtime: tokio::runtime::Handle,
+}
+
+/// A place for the store that the transport's handler finds once it has been made.
+pub type StoreSlot = Arc<OnceLock<Arc<Store>>>;
+
+impl Store {
+    /// The inbox of the worker that owns a region.
+    pub fn inbox(&self, region_id: u64) -> &Inbox {
+        &self.inboxes[worker_of(region_id, self.inboxes.len())]
+    }
+
+    /// Takes note of who leads the system group.
+    pub fn note_system_lead(&self, term: u64, leader: Option<Peer>, is_here: bool) {
+        self.system_lead.send_if_modified(|lead| {
+            let new = SystemLead { store_id: leader.map_or(0, |peer| peer.store_id), term, is_here };
+            let changed = term >= lead.term && *lead != new;
+            if changed {
+                *lead = new;
+            }
+            changed
+        });
+    }
+
+    /// Takes note of what another store said about who leads the system group. What a peer of it here knows is better.
+    pub fn hear_system_lead(&self, store_id: u64) {
+        self.system_lead.send_if_modified(|lead| {
+            let changed = lead.store_id == 0 && store_id != 0;
+            if changed {
+                lead.store_id = store_id;
+            }
+            changed
+        });
+    }
+
+    /// The store that is said to lead the system group cannot be reached.
+    pub fn doubt_system_lead(&self, store_id: u64) {
+        self.system_lead.send_if_modified(|lead| {
+            let changed = lead.store_id == store_id && lead.term == 0;
+            if changed {
+                lead.store_id = 0;
+            }
+            changed
+        });
+    }
+
+    /// Whether the cluster has a store.
+    pub fn knows_store(&self, store_id: u64) -> bool {
+        self.store_id == store_id || self.other_stores.lock().contains(&store_id)
+    }
+
+    pub fn stats(&self) -> StoreStats {
+        let metrics = metrics();
+        let sum = |of: fn(&(AtomicUsize, AtomicUsize)) -> &AtomicUsize| {
+            self.counts.iter().map(|counts| of(counts).load(Ordering::Relaxed) as u64).sum()
+        };
+        let (capacity_bytes, available_bytes) = match nix::sys::statvfs::statvfs(&self.config.data_dir) {
+            Ok(fs) => (fs.blocks() * fs.fragment_size(), fs.blocks_available() * fs.fragment_size()),
+            Err(_) => (0, 0),
+        };
+        StoreStats {
+            regions: sum(|counts| &counts.0),
+            leaders: sum(|counts| &counts.1),
+            capacity_bytes,
+            available_bytes,
+            entries_appended: metrics.entries_appended.get(),
+            fsyncs: metrics.fsyncs.get(),
+            frames_sent: metrics.frames_sent.get(),
+            messages_sent: metrics.messages_sent.get(),
+            loops: metrics.loops.get(),
+            start_time_secs: self.started_secs,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            log_batches: metrics.log_batches.get(),
+        }
+    }
+}
