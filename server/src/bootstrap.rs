@@ -13,7 +13,7 @@ use flotilla_proto::{
 };
 use flotilla_raftstore::apply::put_initial_states;
 use flotilla_transport::{
-    CallError, Transport,
+    CallError, DialError, Transport,
     identity::{Authority, AuthorityError, Credentials, CredentialsError},
 };
 use prost::Message as _;
@@ -164,7 +164,7 @@ pub async fn join_cluster(engine: &Engine, transport: &Transport, config: &Confi
             let response = match transport.call_address(address, request.clone(), JOIN_TRY).await {
                 Ok(response) => response,
                 Err(error) => {
-                    let refused = matches!(error, CallError::Dial(ref dial) if !dial_may_pass(dial));
+                    let refused = matches!(error, CallError::Unreachable(ref dial) if !dial_may_pass(dial));
                     reason = format!("{address}: {error}");
                     if refused {
                         return Err(failed(reason));
@@ -200,8 +200,8 @@ pub async fn join_cluster(engine: &Engine, transport: &Transport, config: &Confi
 }
 
 /// Whether a failed dial may succeed later.
-fn dial_may_pass(error: &flotilla_transport::DialError) -> bool {
-    !matches!(error, flotilla_transport::DialError::Refused { .. })
+fn dial_may_pass(error: &DialError) -> bool {
+    !matches!(error, DialError::RefusedByPeer { .. } | DialError::RefusedByUs { .. })
 }
 
 /// Makes the folders of a store.

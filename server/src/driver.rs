@@ -280,6 +280,3 @@ async fn load(node: &Node, term: u64, settings: Settings) -> Result<Placement, S
     tokio::task::spawn_blocking(read).await.map_err(|error| error.to_string())?
 }
 
-/// For tasks that ask questions.
-pub type Questions = mpsc::Sender<Question>;
-
