@@ -1,1 +1,30 @@
-//! The simulator: real raft, raftstore and placement over a simulated clock, network and disk
+//! The simulator: the real `raftstore` and `raft` over a simulated clock, network and disk, in one thread, from one seed.
+//!
+//! A [`world::World`] holds stores ([`store`]), each with its disk ([`disk`]) and, while it is up, the real workers and appliers; what the
+//! shell does with threads, files and sockets is done here by a heap of scheduled actions ([`effects`], [`snapshots`], [`network`]).
+//! [`client`]s and an administrator ([`admin`]) ask, [`faults`] spoil, [`laws`] watch, and [`finale`] heals everything and demands that
+//! all is well. [`linear`] judges what clients saw.
+//!
+//! The same seed gives the same run, and the digest of its [`trace`] proves it. What is missing on purpose so far: disks that fail or
+//! lie, the placement driver, wiped and restored stores.
+
+pub mod admin;
+pub mod client;
+pub mod directory;
+pub mod disk;
+pub mod effects;
+pub mod faults;
+pub mod finale;
+pub mod knobs;
+pub mod laws;
+pub mod linear;
+pub mod network;
+pub mod rng;
+pub mod snapshots;
+pub mod store;
+pub mod trace;
+pub mod world;
+
+pub use finale::{Outcome, run};
+pub use knobs::Knobs;
+pub use world::{Crash, World};

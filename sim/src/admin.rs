@@ -1,0 +1,98 @@
+//! The administrator: splits, changes of members, transfers and drains, always with plausible arguments.
+
+use flotilla_proto::store::{ChangePeer, Peer, PeerChangeKind, PeerRole, Region, Split, SplitChild};
+use flotilla_raftstore::{Command, Event, Target, contains};
+
+use crate::{
+    client::{Owner, Request},
+    directory::Known,
+    world::{Action, World, key_name},
+};
+
+impl World {
+    /// Does one thing, and comes again.
+    pub(crate) fn administer(&mut self) {
+        if self.ended {
+            return;
+        }
+        self.schedule_next(self.knobs.admin_every_ms, Action::Administer);
+        let all: Vec<Known> = self.directory.all().cloned().collect();
+        let known = self.rng.pick(&all);
+        let command = match self.rng.below(100) {
+            0..20 if all.len() < self.knobs.regions_max => self.split_command(&known.region),
+            0..45 => self.transfer_command(&known.region),
+            45..97 => self.members_command(&known),
+            _ => return self.drain_somewhere(),
+        };
+        if let Some(command) = command {
+            self.command(Owner::Administrator, &known, command);
+        }
+    }
+
+    fn drain_somewhere(&mut self) {
+        let store = self.rng.below(self.knobs.stores as u64) as usize;
+        self.say(|| format!("store {}: is drained", store + 1));
+        for worker in 0..self.knobs.workers {
+            self.post(store, worker, Event::Drain);
+        }
+    }
+
+    /// Sends a command to whom the directory believes to lead.
+    pub(crate) fn command(&mut self, owner: Owner, known: &Known, command: Command) -> flotilla_raftstore::RequestId {
+        let store = known.leader_store as usize - 1;
+        let target = Target {
+            region_id: known.region.id,
+            store_id: Some(known.leader_store),
+            epoch: known.region.epoch,
+            term: None,
+        };
+        self.ask(owner, store, Request::Command { target, command })
+    }
+
+    /// A split at some keys of the region, with fresh ids.
+    pub(crate) fn split_command(&mut self, region: &Region) -> Option<Command> {
+        let inside = |key: &Vec<u8>| contains(region, key) && region.start_key != key[..];
+        let keys: Vec<Vec<u8>> = (0..self.knobs.keys).map(key_name).filter(inside).collect();
+        if keys.is_empty() {
+            return None;
+        }
+        let mut borders = vec![self.rng.pick(&keys)];
+        if self.rng.chance(200) {
+            borders.push(self.rng.pick(&keys));
+        }
+        borders.sort();
+        borders.dedup();
+        let children = borders.into_iter().map(|start_key| SplitChild {
+            region_id: self.fresh_id(),
+            peer_ids: region.peers.iter().map(|_| self.fresh_id()).collect(),
+            start_key: start_key.into(),
+        });
+        Some(Command::Split(Split { children: children.collect() }))
+    }
+
+    fn transfer_command(&mut self, region: &Region) -> Option<Command> {
+        let voters: Vec<Peer> = region.peers.iter().filter(|peer| peer.role() == PeerRole::Voter).copied().collect();
+        (!voters.is_empty()).then(|| Command::TransferLeader { to_peer: self.rng.pick(&voters).id })
+    }
+
+    fn members_command(&mut self, known: &Known) -> Option<Command> {
+        let region = &known.region;
+        let learners: Vec<Peer> = region.peers.iter().filter(|peer| peer.role() == PeerRole::Learner).copied().collect();
+        let taken = |store: &u64| region.peers.iter().any(|peer| peer.store_id == *store);
+        let free: Vec<u64> = (1..=self.knobs.stores as u64).filter(|store| !taken(store)).collect();
+        let movable: Vec<Peer> =
+            region.peers.iter().filter(|peer| peer.store_id != known.leader_store).copied().collect();
+        let crowded = region.peers.len() > self.knobs.replicas;
+        let (kind, peer) = if !learners.is_empty() && self.rng.chance(700) {
+            (PeerChangeKind::AddVoter, self.rng.pick(&learners))
+        } else if !free.is_empty() && !crowded && self.rng.chance(700) {
+            let peer = Peer { id: self.fresh_id(), store_id: self.rng.pick(&free), role: PeerRole::Learner as i32 };
+            (PeerChangeKind::AddLearner, peer)
+        } else if !movable.is_empty() {
+            (PeerChangeKind::Remove, self.rng.pick(&movable))
+        } else {
+            return None;
+        };
+        Some(Command::ChangePeer(ChangePeer { epoch: None, kind: kind as i32, peer: Some(peer) }))
+    }
+}

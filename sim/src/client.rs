@@ -1,0 +1,380 @@
+//! Clients: each does one operation after the other on few keys, finds leaders by the directory, and notes what it was told.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use flotilla_proto::{
+    disk::{Cf, data_key},
+    raw_value,
+    store::{CompareAndSwap, Mutation, Region, RegionError, Space, Write},
+};
+use flotilla_raftstore::{Command, Event, RequestId, Response, Target, WriteOutcome, contains, recover::worker_of};
+
+use crate::{
+    knobs::Knobs,
+    linear::{Kind, Operation},
+    world::{Action, World, key_name},
+};
+
+/// What a client wants of a key.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Wish {
+    /// Read.
+    Get,
+    /// Write this value.
+    Put(u64),
+    /// Remove.
+    Delete,
+    /// Write `new` if the value is `expected`.
+    Swap { expected: Option<u64>, new: u64 },
+}
+
+/// One or more wishes for keys of one region; more than one are puts and deletes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Request {
+    /// For data.
+    Data { target: Target, wishes: Vec<(Bytes, Wish)> },
+    /// For a region.
+    Command { target: Target, command: Command },
+}
+
+/// What a store answered.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// A read's value.
+    Value(Option<u64>),
+    /// Done.
+    Written(WriteOutcome),
+    /// Carried out.
+    Commanded(Vec<Region>),
+    /// It has not taken place, and will not.
+    Refused(Box<RegionError>),
+    /// It may or may not have taken place.
+    Unknown,
+}
+
+impl Answer {
+    /// Of a store's response.
+    pub fn of(result: Result<Response, RegionError>) -> Answer {
+        match result {
+            Ok(Response::Written(outcome)) => Answer::Written(outcome),
+            Ok(Response::Commanded(regions)) => Answer::Commanded(regions),
+            Err(error) if error.unknown_outcome.is_some() => Answer::Unknown,
+            Err(error) => Answer::Refused(Box::new(error)),
+        }
+    }
+}
+
+/// Whom an answer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// A client.
+    Client(usize),
+    /// The administrator, who does not care.
+    Administrator,
+    /// A scenario or the end of a run, which looks for it.
+    Script,
+}
+
+struct Open {
+    owner: Owner,
+    store: usize,
+    called_us: u64,
+    wishes: Vec<(Bytes, Wish)>,
+    region_id: u64,
+    /// A store's life has taken it in.
+    taken: bool,
+    /// The store has answered.
+    answered: bool,
+}
+
+/// See the module.
+pub struct Clients {
+    open: BTreeMap<RequestId, Open>,
+    next_request: u64,
+    next_value: u64,
+    /// What each client believes to be the value of a key.
+    beliefs: Vec<BTreeMap<Bytes, Option<u64>>>,
+    /// By key.
+    pub(crate) history: BTreeMap<Bytes, Vec<Operation>>,
+    /// Answers for scripts.
+    pub(crate) scripted: BTreeMap<RequestId, Answer>,
+    /// How many answers of each kind: ok, refused, unknown.
+    pub counts: [u64; 3],
+}
+
+impl Clients {
+    pub(crate) fn new(knobs: &Knobs) -> Clients {
+        Clients {
+            open: BTreeMap::new(),
+            next_request: 0,
+            next_value: 0,
+            beliefs: vec![BTreeMap::new(); knobs.clients],
+            history: BTreeMap::new(),
+            scripted: BTreeMap::new(),
+            counts: [0; 3],
+        }
+    }
+
+    /// A value never used before.
+    pub fn fresh_value(&mut self) -> u64 {
+        self.next_value += 1;
+        self.next_value
+    }
+
+    /// Requests that a running store has taken in and not answered, with their region and age.
+    pub(crate) fn unanswered(&self) -> impl Iterator<Item = (RequestId, u64, u64)> {
+        let waiting = self.open.iter().filter(|(_, open)| open.taken && !open.answered);
+        waiting.map(|(id, open)| (*id, open.region_id, open.called_us))
+    }
+}
+
+fn encode(value: u64) -> Bytes {
+    raw_value::encode(&value.to_be_bytes(), 0)
+}
+
+fn number(user: &[u8]) -> u64 {
+    u64::from_be_bytes(user.try_into().expect("clients write eight bytes"))
+}
+
+fn write_of(wishes: &[(Bytes, Wish)]) -> Write {
+    let mut write = Write::default();
+    for (key, wish) in wishes {
+        match wish {
+            Wish::Get => unreachable!("a read is no write"),
+            Wish::Put(value) => {
+                write.mutations.push(Mutation { cf: 0, key: key.clone(), value: Some(encode(*value)) });
+            }
+            Wish::Delete => write.mutations.push(Mutation { cf: 0, key: key.clone(), value: None }),
+            Wish::Swap { expected, new } => {
+                write.compare_and_swap = Some(CompareAndSwap {
+                    cf: 0,
+                    key: key.clone(),
+                    previous: expected.map(|value| Bytes::copy_from_slice(&value.to_be_bytes())),
+                    value: encode(*new),
+                    now_secs: 0,
+                });
+            }
+        }
+    }
+    write
+}
+
+fn kind_of(wish: &Wish, answer: &Answer) -> Kind {
+    match wish {
+        Wish::Get => match answer {
+            Answer::Value(value) => Kind::Read(*value),
+            _ => Kind::Read(None),
+        },
+        Wish::Put(value) => Kind::Write(Some(*value)),
+        Wish::Delete => Kind::Write(None),
+        Wish::Swap { expected, new } => {
+            let outcome = match answer {
+                Answer::Written(WriteOutcome::Swapped { succeeded, previous }) => {
+                    Some((*succeeded, previous.as_ref().map(|value| number(value))))
+                }
+                _ => None,
+            };
+            Kind::Swap { expected: *expected, new: *new, outcome }
+        }
+    }
+}
+
+impl World {
+    /// Begins a client's next operation.
+    pub(crate) fn client_turn(&mut self, client: usize) {
+        if self.ended {
+            return;
+        }
+        let keys = self.knobs.keys;
+        let number = self.rng.below(keys);
+        let key: Bytes = key_name(number).into();
+        let Some(known) = self.directory.find(&key).cloned() else {
+            return self.schedule(10_000, Action::Turn { client });
+        };
+        let mut wishes = vec![(key.clone(), Wish::Get)];
+        let belief = self.clients.beliefs[client].get(&key).copied().flatten();
+        match self.rng.below(100) {
+            0..40 => {}
+            40..68 => wishes[0].1 = Wish::Put(self.clients.fresh_value()),
+            68..76 => wishes[0].1 = Wish::Delete,
+            76..90 => {
+                let expected = if self.rng.chance(800) { belief } else { None };
+                wishes[0].1 = Wish::Swap { expected, new: self.clients.fresh_value() };
+            }
+            _ => {
+                let more = (number..keys).map(|number| Bytes::from(key_name(number)));
+                let more = more.take_while(|key| contains(&known.region, key));
+                wishes = more.take(3).map(|key| (key, Wish::Delete)).collect();
+                for (_, wish) in &mut wishes {
+                    if self.rng.chance(800) {
+                        *wish = Wish::Put(self.clients.fresh_value());
+                    }
+                }
+            }
+        }
+        let mut store = known.leader_store as usize - 1;
+        if self.rng.chance(50) {
+            store = self.rng.below(self.knobs.stores as u64) as usize;
+        }
+        let target = Target {
+            region_id: known.region.id,
+            store_id: Some(self.stores[store].id),
+            epoch: if self.rng.chance(900) { known.region.epoch } else { None },
+            term: None,
+        };
+        self.ask(Owner::Client(client), store, Request::Data { target, wishes });
+    }
+
+    /// Sends a request to a store.
+    pub(crate) fn ask(&mut self, owner: Owner, store: usize, request: Request) -> RequestId {
+        self.clients.next_request += 1;
+        let id = RequestId(self.clients.next_request);
+        let (region_id, wishes) = match &request {
+            Request::Data { target, wishes } => (target.region_id, wishes.clone()),
+            Request::Command { target, .. } => (target.region_id, Vec::new()),
+        };
+        self.trace.note(&[30, id.0, store as u64, region_id]);
+        self.say(|| format!("request {} of {owner:?} to store {}: {request:?}", id.0, store + 1));
+        let open =
+            Open { owner, store, called_us: self.now_us, wishes, region_id, taken: false, answered: false };
+        self.clients.open.insert(id, open);
+        let patience = self.knobs.patience_ms * 1000;
+        self.schedule(patience, Action::GiveUp { id });
+        if self.network.healed || !self.rng.chance(self.knobs.loss / 4) {
+            let after = self.rng.within(self.knobs.delay_us);
+            self.schedule(after, Action::Deliver { store, id, request: Box::new(request) });
+        }
+        id
+    }
+
+    pub(crate) fn deliver_request(&mut self, store: usize, id: RequestId, request: Request) {
+        if !self.stores[store].up {
+            let refused = Answer::Refused(Box::new(RegionError { message: "nobody listens".into(), ..Default::default() }));
+            return self.schedule(1_000, Action::Answered { id, answer: refused });
+        }
+        if let Some(open) = self.clients.open.get_mut(&id) {
+            open.taken = true;
+        }
+        let (region_id, event) = match request {
+            Request::Command { target, command } => (target.region_id, Event::Command { id, target, command }),
+            Request::Data { target, wishes } => {
+                let region_id = target.region_id;
+                if wishes[0].1 == Wish::Get {
+                    (region_id, Event::Read { id, target })
+                } else {
+                    (region_id, Event::Write { id, target, write: write_of(&wishes) })
+                }
+            }
+        };
+        self.post(store, worker_of(region_id, self.knobs.workers), event);
+    }
+
+    /// A granted read takes its view of the data.
+    pub(crate) fn read_now(&mut self, store: usize, region: &Region, id: RequestId) -> Answer {
+        let Some((key, _)) = self.clients.open.get(&id).and_then(|open| open.wishes.first()) else {
+            return Answer::Unknown; // Nobody waits any more.
+        };
+        if !contains(region, key) {
+            return Answer::Refused(Box::default());
+        }
+        let disk = self.stores[store].disk.borrow();
+        let stored = disk.newest().get(Cf::Default, &data_key(Space::User, key));
+        Answer::Value(stored.map(|value| number(&raw_value::decode(value).expect("a whole value").value)))
+    }
+
+    /// A store answers.
+    pub(crate) fn reply(&mut self, store: usize, id: RequestId, answer: Answer) {
+        self.say(|| format!("store {} answers request {}: {answer:?}", store + 1, id.0));
+        if let Some(open) = self.clients.open.get_mut(&id) {
+            if open.answered {
+                return self.broken(format!("a request is answered once: {} was answered again by {answer:?}", id.0));
+            }
+            open.answered = true;
+        }
+        if self.network.healed || !self.rng.chance(self.knobs.loss / 4) {
+            let after = self.rng.within(self.knobs.delay_us);
+            self.schedule(after, Action::Answered { id, answer });
+        }
+    }
+
+    pub(crate) fn give_up(&mut self, id: RequestId) {
+        if self.network.healed && self.clients.open.get(&id).is_some_and(|open| open.owner == Owner::Script) {
+            return;
+        }
+        self.answered(id, Answer::Unknown);
+    }
+
+    /// The connections to a store break: whoever has asked it does not know what came of it.
+    pub(crate) fn hang_up(&mut self, store: usize) {
+        let lost: Vec<RequestId> = self
+            .clients
+            .open
+            .iter()
+            .filter(|(_, open)| open.store == store && open.taken && !open.answered)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in lost {
+            let after = self.rng.within(self.knobs.delay_us);
+            self.schedule(after, Action::Answered { id, answer: Answer::Unknown });
+        }
+    }
+
+    /// An answer, or the lack of one, has reached the one who asked.
+    pub(crate) fn answered(&mut self, id: RequestId, answer: Answer) {
+        let Some(open) = self.clients.open.remove(&id) else { return };
+        if let Answer::Refused(error) = &answer {
+            self.learn(open.region_id, error);
+        }
+        let place = match &answer {
+            Answer::Value(_) | Answer::Written(_) | Answer::Commanded(_) => 0,
+            Answer::Refused(_) => 1,
+            Answer::Unknown => 2,
+        };
+        self.clients.counts[place] += 1;
+        for (key, wish) in &open.wishes {
+            let known = matches!(answer, Answer::Value(_) | Answer::Written(_));
+            if known || (answer == Answer::Unknown && *wish != Wish::Get) {
+                let operation = Operation {
+                    called: open.called_us,
+                    returned: known.then_some(self.now_us),
+                    kind: kind_of(wish, &answer),
+                };
+                self.clients.history.entry(key.clone()).or_default().push(operation);
+            }
+        }
+        match open.owner {
+            Owner::Client(client) => {
+                for (key, wish) in open.wishes {
+                    let value = match (&wish, &answer) {
+                        (_, Answer::Value(value)) => *value,
+                        (Wish::Put(value) | Wish::Swap { new: value, .. }, Answer::Written(_)) => Some(*value),
+                        _ => None,
+                    };
+                    self.clients.beliefs[client].insert(key, value);
+                }
+                let rest = self.rng.within(self.knobs.think_us);
+                let rest = if place == 0 { rest } else { rest.max(5_000) };
+                self.schedule(rest, Action::Turn { client });
+            }
+            Owner::Administrator => {}
+            Owner::Script => {
+                self.clients.scripted.insert(id, answer);
+            }
+        }
+    }
+
+    fn learn(&mut self, region_id: u64, error: &RegionError) {
+        if let Some(current) = &error.epoch_not_match {
+            for region in &current.current {
+                self.directory.learn(region);
+            }
+        }
+        if let Some(leader) = error.not_leader.as_ref().and_then(|refusal| refusal.leader) {
+            self.directory.led_by(region_id, leader.store_id);
+        } else if error.epoch_not_match.is_none() && error.busy.is_none() {
+            let store = self.rng.below(self.knobs.stores as u64) + 1;
+            self.directory.led_by(region_id, store);
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! The end of a run: everything is healed, and within a bounded time every region leads, serves and has equal replicas.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use flotilla_proto::store::{PeerStatus, Region};
+use flotilla_raftstore::{RequestId, Target};
+
+use crate::{
+    client::{Answer, Owner, Request, Wish},
+    knobs::Knobs,
+    linear,
+    store::{apply_state, region_hash},
+    trace::Trace,
+    world::World,
+};
+
+/// After everything was healed, all is well within this time.
+pub const RECOVERY_MS: u64 = 30_000;
+const STEP_MS: u64 = 100;
+
+/// How a run went.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The broken law.
+    pub broken: Option<String>,
+    /// Of everything that happened.
+    pub digest: u64,
+    /// The last lines of the trace, if it was wanted.
+    pub last_lines: Vec<String>,
+    /// Figures for people.
+    pub summary: String,
+}
+
+/// A probe of one region: a write, then a read of what it wrote.
+struct Probe {
+    value: u64,
+    asked: Option<RequestId>,
+    written: bool,
+    done: bool,
+}
+
+/// Runs a seed's world to its end. A panic of the store's code is a broken law, too.
+pub fn run(knobs: &Knobs, verbose: bool, print: bool) -> Outcome {
+    let mut world = World::new(knobs.clone(), Trace::new(verbose, print));
+    let work = std::panic::AssertUnwindSafe(|| {
+        world.run_for_ms(knobs.run_ms);
+        world.finish();
+    });
+    if let Err(panic) = std::panic::catch_unwind(work) {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        world.broken(format!("no assertion fails: {}", text.unwrap_or_default()));
+    }
+    let [ok, refused, unknown] = world.clients.counts;
+    Outcome {
+        broken: world.verdict().map(str::to_owned),
+        digest: world.trace.digest(),
+        last_lines: world.trace.last_lines(),
+        summary: format!(
+            "{} events, {} entries, {ok} ok, {refused} refused, {unknown} unknown, {} regions",
+            world.steps,
+            world.committed(),
+            world.directory.all().count()
+        ),
+    }
+}
+
+impl World {
+    /// Heals everything, waits until all is well, and checks the histories.
+    pub fn finish(&mut self) {
+        if self.verdict().is_some() {
+            return;
+        }
+        self.heal();
+        let began = self.now_us;
+        let mut probes = BTreeMap::new();
+        loop {
+            self.run_for_ms(STEP_MS);
+            if self.verdict().is_some() {
+                return;
+            }
+            let settled = self.serves(&mut probes).and_then(|()| self.is_equal()).and_then(|()| self.all_answered());
+            match settled {
+                Ok(()) => break,
+                Err(reason) if self.now_us - began > RECOVERY_MS * 1000 => {
+                    return self.broken(format!("all is well {RECOVERY_MS} ms after the last fault: {reason}"));
+                }
+                Err(_) => {}
+            }
+        }
+        self.check_histories();
+    }
+
+    /// Checks that the history of each key is linearizable.
+    pub fn check_histories(&mut self) {
+        let verdicts: Vec<String> = self
+            .clients
+            .history
+            .iter()
+            .filter_map(|(key, history)| linear::check(history).err().map(|error| (key, error)))
+            .map(|(key, error)| {
+                let around: Vec<String> = error.around.iter().map(|operation| format!("\n  {operation:?}")).collect();
+                format!("key {} after {} operations:{}", key.escape_ascii(), error.ordered, around.concat())
+            })
+            .collect();
+        if let Some(first) = verdicts.first() {
+            self.broken(format!("histories are linearizable: {first}"));
+        }
+    }
+
+    fn serves(&mut self, probes: &mut BTreeMap<u64, Probe>) -> Result<(), String> {
+        let leaders = self.leaders();
+        let mut regions: Vec<&Region> = leaders.values().map(|(region, _, _)| region).collect();
+        regions.sort_by(|one, other| one.start_key.cmp(&other.start_key));
+        let mut expected = Bytes::new();
+        for (place, region) in regions.iter().enumerate() {
+            if region.start_key != expected {
+                return Err(format!("no leader from key {:?} on", expected));
+            }
+            expected = region.end_key.clone();
+            if expected.is_empty() && place + 1 < regions.len() {
+                return Err("leaders of overlapping regions".to_owned());
+            }
+        }
+        if !expected.is_empty() || regions.is_empty() {
+            return Err(format!("no leader from key {expected:?} on"));
+        }
+        let mut waiting = None;
+        for (region, store, _) in leaders.values() {
+            if !self.probe(region, *store, probes) {
+                waiting = Some(region.id);
+            }
+        }
+        waiting.map_or(Ok(()), |region_id| Err(format!("region {region_id} does not serve")))
+    }
+
+    /// Does the next step of a region's probe; whether it is done.
+    fn probe(&mut self, region: &Region, store: usize, probes: &mut BTreeMap<u64, Probe>) -> bool {
+        let clients = &mut self.clients;
+        let probe = probes.entry(region.id).or_insert_with(|| Probe {
+            value: clients.fresh_value(),
+            asked: None,
+            written: false,
+            done: false,
+        });
+        if let Some(id) = probe.asked {
+            match clients.scripted.remove(&id) {
+                None => return false,
+                Some(Answer::Written(_)) => probe.written = true,
+                Some(Answer::Value(value)) if value == Some(probe.value) => probe.done = true,
+                Some(Answer::Value(_) | Answer::Commanded(_) | Answer::Refused(_) | Answer::Unknown) => {
+                    probe.written = false;
+                }
+            }
+            probe.asked = None;
+        }
+        if probe.done {
+            return true;
+        }
+        let key = [&region.start_key[..], b"\0probe"].concat();
+        let wish = if probe.written { Wish::Get } else { Wish::Put(probe.value) };
+        let target = Target { region_id: region.id, epoch: region.epoch, ..Target::default() };
+        probe.asked = Some(self.ask(Owner::Script, store, Request::Data { target, wishes: vec![(key.into(), wish)] }));
+        false
+    }
+
+    fn is_equal(&self) -> Result<(), String> {
+        let leaders = self.leaders();
+        for (region, leader, _) in leaders.values() {
+            let id = region.id;
+            let disk = self.stores[*leader].disk.borrow();
+            let expected = (apply_state(disk.newest(), id), region_hash(disk.newest(), region));
+            drop(disk);
+            for peer in &region.peers {
+                let disk = self.stores[peer.store_id as usize - 1].disk.borrow();
+                let state = disk.newest().peer_state(id).unwrap_or_default();
+                let at = format!("peer {} of region {id} on store {}", peer.id, peer.store_id);
+                if state.status() != PeerStatus::Normal || state.peer_id != peer.id {
+                    return Err(format!("{at} is {:?} as peer {}", state.status(), state.peer_id));
+                }
+                if state.region.as_ref() != Some(region) {
+                    return Err(format!("{at} knows another shape of the region"));
+                }
+                if (apply_state(disk.newest(), id), region_hash(disk.newest(), region)) != expected {
+                    return Err(format!("{at} differs: {:?}, not {:?}", apply_state(disk.newest(), id), expected.0));
+                }
+            }
+        }
+        for store in &self.stores {
+            for state in store.disk.borrow().newest().peer_states() {
+                let region_id = state.region.as_ref().map_or(0, |region| region.id);
+                let member = leaders.get(&region_id).is_some_and(|(region, _, _)| {
+                    region.peers.iter().any(|peer| peer.id == state.peer_id && peer.store_id == store.id)
+                });
+                let gone = state.status() == PeerStatus::Tombstone && !state.clearing;
+                if !member && !gone {
+                    return Err(format!(
+                        "store {} still has peer {} of region {region_id}, which is no member: {:?}",
+                        store.id,
+                        state.peer_id,
+                        state.status()
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn all_answered(&self) -> Result<(), String> {
+        match self.clients.unanswered().next() {
+            Some((id, region_id, called_us)) => {
+                Err(format!("request {} for region {region_id}, asked at {called_us} us, is not answered", id.0))
+            }
+            None => Ok(()),
+        }
+    }
+}

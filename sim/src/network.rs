@@ -1,0 +1,74 @@
+//! The network: per directed pair of stores, delays, losses, duplicates, cuts; and a memory of old messages.
+
+use std::collections::BTreeSet;
+
+use flotilla_proto::store::RaftMessage;
+
+use crate::{knobs::Knobs, rng::Rng};
+
+const HOARD_MAX: usize = 64;
+
+/// See the module.
+#[derive(Default)]
+pub struct Network {
+    /// Directed pairs of store ids between which nothing passes.
+    cuts: BTreeSet<(u64, u64)>,
+    /// No loss, no delay beyond the usual: the end of a run.
+    pub healed: bool,
+    hoard: Vec<(u64, u64, RaftMessage)>,
+    seen: u64,
+}
+
+impl Network {
+    /// Cuts one direction.
+    pub fn cut(&mut self, from: u64, to: u64) {
+        self.cuts.insert((from, to));
+    }
+
+    /// Mends one direction.
+    pub fn mend(&mut self, from: u64, to: u64) {
+        self.cuts.remove(&(from, to));
+    }
+
+    /// Mends everything.
+    pub fn mend_all(&mut self) {
+        self.cuts.clear();
+    }
+
+    /// Whether nothing passes from one store to the other.
+    pub fn is_cut(&self, from: u64, to: u64) -> bool {
+        self.cuts.contains(&(from, to))
+    }
+
+    /// After which times a frame arrives: never, once or twice.
+    pub fn arrivals_us(&self, from: u64, to: u64, knobs: &Knobs, rng: &mut Rng) -> Vec<u64> {
+        if self.is_cut(from, to) || (!self.healed && rng.chance(knobs.loss)) {
+            return Vec::new();
+        }
+        let delay = |rng: &mut Rng| {
+            let usual = rng.within(knobs.delay_us);
+            if !self.healed && rng.chance(knobs.stragglers) { usual * rng.within((5, 100)) } else { usual }
+        };
+        let mut arrivals = vec![delay(rng)];
+        if !self.healed && rng.chance(knobs.duplicates) {
+            arrivals.push(delay(rng));
+        }
+        arrivals
+    }
+
+    /// Remembers a message, perhaps.
+    pub fn hoard(&mut self, from: u64, to: u64, message: &RaftMessage, rng: &mut Rng) {
+        self.seen += 1;
+        if self.hoard.len() < HOARD_MAX {
+            self.hoard.push((from, to, message.clone()));
+        } else if rng.below(self.seen.min(2_000)) < 8 {
+            let place = rng.below(HOARD_MAX as u64) as usize;
+            self.hoard[place] = (from, to, message.clone());
+        }
+    }
+
+    /// An old message: from, to, what.
+    pub fn replay(&self, rng: &mut Rng) -> Option<(u64, u64, RaftMessage)> {
+        (!self.hoard.is_empty()).then(|| rng.pick(&self.hoard))
+    }
+}
