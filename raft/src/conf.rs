@@ -69,10 +69,7 @@ impl ConfChange {
     pub fn to_v2(&self) -> ConfChangeV2 {
         ConfChangeV2 {
             transition: ConfChangeTransition::Auto,
-            changes: vec![ConfChangeSingle {
-                kind: self.kind,
-                node_id: self.node_id,
-            }],
+            changes: vec![ConfChangeSingle { kind: self.kind, node_id: self.node_id }],
             context: self.context.clone(),
         }
     }

@@ -76,12 +76,9 @@ impl Changer<'_> {
             return Err(ConfChangeError::SimpleInJoint);
         }
         draft.apply(changes)?;
-        let (old, new) = (
-            &self.tracker.config.voters.incoming,
-            &draft.config.voters.incoming,
-        );
-        let changed = old.iter().filter(|&id| !new.contains(id)).count()
-            + new.iter().filter(|&id| !old.contains(id)).count();
+        let (old, new) = (&self.tracker.config.voters.incoming, &draft.config.voters.incoming);
+        let changed =
+            old.iter().filter(|&id| !new.contains(id)).count() + new.iter().filter(|&id| !old.contains(id)).count();
         if changed > 1 {
             return Err(ConfChangeError::MultipleVotersChanged);
         }
@@ -94,10 +91,7 @@ impl Changer<'_> {
             config: self.tracker.config.clone(),
             progress: self.tracker.progress.clone(),
             last_index: self.last_index,
-            inflights: Inflights::new(
-                self.tracker.max_inflight_msgs,
-                self.tracker.max_inflight_bytes,
-            ),
+            inflights: Inflights::new(self.tracker.max_inflight_msgs, self.tracker.max_inflight_bytes),
         })
     }
 }
@@ -177,8 +171,7 @@ impl Draft {
         } else {
             self.config.voters.incoming.insert(id);
         }
-        let mut progress =
-            Progress::new(self.last_index.max(1), self.inflights.clone(), is_learner);
+        let mut progress = Progress::new(self.last_index.max(1), self.inflights.clone(), is_learner);
         // Or the next check of the quorum could depose the leader before the new member can have said a word.
         progress.recent_active = true;
         self.progress.insert(id, progress);
@@ -195,10 +188,7 @@ fn check(config: &Configuration, progress: &ProgressMap) -> Result<(), ConfChang
     let fail = |law| Err(ConfChangeError::Inconsistent(law));
     let voters = &config.voters;
     let members = voters.incoming.iter().chain(voters.outgoing.iter());
-    for id in members
-        .chain(config.learners.iter())
-        .chain(config.learners_next.iter())
-    {
+    for id in members.chain(config.learners.iter()).chain(config.learners_next.iter()) {
         if !progress.contains(id) {
             return fail(format!("no progress for {id}"));
         }
@@ -209,9 +199,7 @@ fn check(config: &Configuration, progress: &ProgressMap) -> Result<(), ConfChang
             return fail(format!("{id} is in LearnersNext, but not Voters[1]"));
         }
         if is_learner(id) {
-            return fail(format!(
-                "{id} is in LearnersNext, but is already marked as learner"
-            ));
+            return fail(format!("{id} is in LearnersNext, but is already marked as learner"));
         }
     }
     for id in config.learners.iter() {
@@ -240,26 +228,14 @@ pub fn restore(
     max_inflight_bytes: u64,
 ) -> Result<Tracker, ConfChangeError> {
     let single = |kind| move |&node_id: &u64| ConfChangeSingle { kind, node_id };
-    let (add, add_learner) = (
-        single(ConfChangeType::AddNode),
-        single(ConfChangeType::AddLearnerNode),
-    );
+    let (add, add_learner) = (single(ConfChangeType::AddNode), single(ConfChangeType::AddLearnerNode));
     let incoming = || {
         let voters = state.voters.iter().map(add);
-        voters.chain(
-            state
-                .learners
-                .iter()
-                .chain(&state.learners_next)
-                .map(add_learner),
-        )
+        voters.chain(state.learners.iter().chain(&state.learners_next).map(add_learner))
     };
     let mut tracker = Tracker::new(max_inflight_msgs, max_inflight_bytes);
     let step = |tracker: &mut Tracker, op: &dyn Fn(Changer<'_>) -> Changed| {
-        let (config, progress) = op(Changer {
-            tracker,
-            last_index,
-        })?;
+        let (config, progress) = op(Changer { tracker, last_index })?;
         tracker.config = config;
         tracker.progress = progress;
         Ok(())
@@ -273,19 +249,12 @@ pub fn restore(
         for change in state.voters_outgoing.iter().map(add) {
             step(&mut tracker, &|changer| changer.simple(&[change]))?;
         }
-        let remove = state
-            .voters_outgoing
-            .iter()
-            .map(single(ConfChangeType::RemoveNode));
+        let remove = state.voters_outgoing.iter().map(single(ConfChangeType::RemoveNode));
         let changes: alloc::vec::Vec<_> = remove.chain(incoming()).collect();
-        step(&mut tracker, &|changer| {
-            changer.enter_joint(state.auto_leave, &changes)
-        })?;
+        step(&mut tracker, &|changer| changer.enter_joint(state.auto_leave, &changes))?;
     }
     if !tracker.config.to_conf_state().equivalent(state) {
-        return Err(ConfChangeError::Inconsistent(format!(
-            "{state} is not a consistent configuration"
-        )));
+        return Err(ConfChangeError::Inconsistent(format!("{state} is not a consistent configuration")));
     }
     Ok(tracker)
 }

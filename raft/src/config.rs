@@ -12,8 +12,9 @@ pub enum ReadOnlyOption {
     /// By a round of heartbeats to a quorum.
     #[default]
     Safe,
-    /// By the leader alone, trusting that no other leader can have been elected within its election timeout.
-    /// Not safe where clocks may run at different speeds without bound. Needs `check_quorum`.
+    /// By the leader alone, trusting that no other leader can have been elected within its election timeout. Needs
+    /// `check_quorum`. Not safe where clocks may run at different speeds without bound, and not during transfers of
+    /// leadership, as the transferee campaigns regardless of the lease.
     LeaseBased,
 }
 
@@ -27,7 +28,7 @@ pub struct Config {
     pub election_tick: u32,
     /// Ticks between two heartbeats of a leader.
     pub heartbeat_tick: u32,
-    /// The last applied index of the state machine at start; 0 for that of the stored snapshot.
+    /// The last applied index of the state machine at start; 0 for that of the stored snapshot. Counts as committed.
     pub applied: u64,
     /// Storage work is asked for by [`StorageAppend`](crate::MessageType::StorageAppend) and
     /// [`StorageApply`](crate::MessageType::StorageApply) messages, and acknowledged by stepping their responses,

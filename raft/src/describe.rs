@@ -6,12 +6,8 @@
 
 use core::fmt::{self, Display, Formatter, Write};
 
-use crate::conf::{
-    ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState,
-};
-use crate::message::{
-    APPEND_THREAD, APPLY_THREAD, Entry, HardState, Message, MessageType, NONE, Payload, Snapshot,
-};
+use crate::conf::{ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState};
+use crate::message::{APPEND_THREAD, APPLY_THREAD, Entry, HardState, Message, MessageType, NONE, Payload, Snapshot};
 use crate::raw_node::{Ready, SoftState};
 
 impl Display for MessageType {
@@ -159,11 +155,7 @@ impl Display for ConfChangeV2 {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "transition:{}", self.transition)?;
         for change in &self.changes {
-            write!(
-                f,
-                " changes:{{type:{} node_id:{}}}",
-                change.kind, change.node_id
-            )?;
+            write!(f, " changes:{{type:{} node_id:{}}}", change.kind, change.node_id)?;
         }
         if !self.context.is_empty() {
             write!(f, " context:{}", Quoted(&self.context))?;
@@ -189,11 +181,7 @@ impl Display for ConfState {
 impl Display for Snapshot {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let metadata = &self.metadata;
-        write!(
-            f,
-            "Index:{} Term:{} ConfState:{}",
-            metadata.index, metadata.term, metadata.conf_state
-        )
+        write!(f, "Index:{} Term:{} ConfState:{}", metadata.index, metadata.term, metadata.conf_state)
     }
 }
 
@@ -219,18 +207,12 @@ impl Display for Entry {
         match &self.payload {
             Payload::Normal(data) => write!(f, "EntryNormal {}", Quoted(data)),
             Payload::ConfChange(change) => {
-                let single = ConfChangeSingle {
-                    kind: change.kind,
-                    node_id: change.node_id,
-                };
+                let single = ConfChangeSingle { kind: change.kind, node_id: change.node_id };
                 write!(f, "EntryConfChange {single}")
             }
             Payload::ConfChangeV2(change) => {
                 f.write_str("EntryConfChangeV2")?;
-                change
-                    .changes
-                    .iter()
-                    .try_for_each(|single| write!(f, " {single}"))
+                change.changes.iter().try_for_each(|single| write!(f, " {single}"))
             }
         }
     }
@@ -244,16 +226,7 @@ impl Display for Message {
 
 /// All lines but the first one, and what they nest, begin with `indent` spaces.
 fn describe_message(f: &mut Formatter<'_>, m: &Message, indent: usize) -> fmt::Result {
-    write!(
-        f,
-        "{}->{} {} Term:{} Log:{}/{}",
-        Target(m.from),
-        Target(m.to),
-        m.kind,
-        m.term,
-        m.log_term,
-        m.index
-    )?;
+    write!(f, "{}->{} {} Term:{} Log:{}/{}", Target(m.from), Target(m.to), m.kind, m.term, m.log_term, m.index)?;
     if m.reject {
         write!(f, " Rejected (Hint: {})", m.reject_hint)?;
     }
@@ -274,11 +247,7 @@ fn describe_message(f: &mut Formatter<'_>, m: &Message, indent: usize) -> fmt::R
             write!(f, "\n{:indent$}]", "")?;
         }
     }
-    if let Some(snapshot) = m
-        .snapshot
-        .as_deref()
-        .filter(|snapshot| !snapshot.is_empty())
-    {
+    if let Some(snapshot) = m.snapshot.as_deref().filter(|snapshot| !snapshot.is_empty()) {
         write!(f, "\n{:indent$}  Snapshot: {snapshot}", "")?;
     }
     if !m.responses.is_empty() {
@@ -307,40 +276,24 @@ impl Display for Ready {
         if !self.read_states.is_empty() {
             f.write_str("ReadStates [")?;
             for (n, read) in self.read_states.iter().enumerate() {
-                write!(
-                    f,
-                    "{}{{{} {}}}",
-                    if n > 0 { " " } else { "" },
-                    read.index,
-                    Bracketed(&read.context)
-                )?;
+                write!(f, "{}{{{} {}}}", if n > 0 { " " } else { "" }, read.index, Bracketed(&read.context))?;
             }
             f.write_str("]\n")?;
         }
         if !self.entries.is_empty() {
             f.write_str("Entries:\n")?;
-            self.entries
-                .iter()
-                .try_for_each(|entry| writeln!(f, "{entry}"))?;
+            self.entries.iter().try_for_each(|entry| writeln!(f, "{entry}"))?;
         }
-        if let Some(snapshot) = self
-            .snapshot
-            .as_deref()
-            .filter(|snapshot| !snapshot.is_empty())
-        {
+        if let Some(snapshot) = self.snapshot.as_deref().filter(|snapshot| !snapshot.is_empty()) {
             writeln!(f, "Snapshot {snapshot}")?;
         }
         if !self.committed_entries.is_empty() {
             f.write_str("CommittedEntries:\n")?;
-            self.committed_entries
-                .iter()
-                .try_for_each(|entry| writeln!(f, "{entry}"))?;
+            self.committed_entries.iter().try_for_each(|entry| writeln!(f, "{entry}"))?;
         }
         if !self.messages.is_empty() {
             f.write_str("Messages:\n")?;
-            self.messages
-                .iter()
-                .try_for_each(|message| writeln!(f, "{message}"))?;
+            self.messages.iter().try_for_each(|message| writeln!(f, "{message}"))?;
         }
         Ok(())
     }
@@ -359,10 +312,7 @@ mod tests {
             (b"\"fo'o\"\\", r#""\"fo'o\"\\""#),
             (b"\x00\x07\x1f\x7f\n\t", r#""\x00\a\x1f\x7f\n\t""#),
             (b"a\xffb\xc3", r#""a\xffb\xc3""#),
-            (
-                "a\u{e9}\u{4e16}\u{1f600}".as_bytes(),
-                "\"a\u{e9}\u{4e16}\u{1f600}\"",
-            ),
+            ("a\u{e9}\u{4e16}\u{1f600}".as_bytes(), "\"a\u{e9}\u{4e16}\u{1f600}\""),
             ("\u{200b}\u{e0001}".as_bytes(), r#""\u200b\U000e0001""#),
         ];
         for (bytes, want) in cases {

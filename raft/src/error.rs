@@ -22,9 +22,7 @@ impl fmt::Display for StorageError {
             StorageError::Compacted => "requested index is unavailable due to compaction",
             StorageError::Unavailable => "requested entry at index is unavailable",
             StorageError::SnapshotTemporarilyUnavailable => "snapshot is temporarily unavailable",
-            StorageError::SnapshotOutOfDate => {
-                "requested index is older than the existing snapshot"
-            }
+            StorageError::SnapshotOutOfDate => "requested index is older than the existing snapshot",
         })
     }
 }
@@ -44,17 +42,16 @@ pub enum ConfigError {
     LeaseReadsWithoutCheckQuorum,
     /// The stored membership is impossible.
     InvalidConfState(ConfChangeError),
-    /// The stored commit index lies outside the stored log: the log was corrupted, truncated or lost.
+    /// The stored commit index lies beyond the stored log: the log was corrupted, truncated or lost.
     CommitOutOfRange {
         commit: u64,
-        first: u64,
         last: u64,
     },
-    /// The applied index lies outside what the stored state calls committed.
+    /// The applied index lies outside the stored log.
     AppliedOutOfRange {
         applied: u64,
         first: u64,
-        commit: u64,
+        last: u64,
     },
 }
 
@@ -63,40 +60,20 @@ impl fmt::Display for ConfigError {
         match self {
             ConfigError::InvalidId(id) => write!(f, "cannot use {id} as the id of a peer"),
             ConfigError::HeartbeatTickZero => f.write_str("heartbeat tick must be greater than 0"),
-            ConfigError::ElectionTickTooShort => {
-                f.write_str("election tick must be greater than heartbeat tick")
-            }
-            ConfigError::MaxInflightMsgsZero => {
-                f.write_str("max inflight messages must be greater than 0")
-            }
-            ConfigError::MaxInflightBytesTooSmall => {
-                f.write_str("max inflight bytes must be >= max message size")
-            }
+            ConfigError::ElectionTickTooShort => f.write_str("election tick must be greater than heartbeat tick"),
+            ConfigError::MaxInflightMsgsZero => f.write_str("max inflight messages must be greater than 0"),
+            ConfigError::MaxInflightBytesTooSmall => f.write_str("max inflight bytes must be >= max message size"),
             ConfigError::LeaseReadsWithoutCheckQuorum => {
                 f.write_str("check_quorum must be enabled when read_only is lease based")
             }
             ConfigError::InvalidConfState(err) => {
                 write!(f, "cannot restore the stored configuration: {err}")
             }
-            ConfigError::CommitOutOfRange {
-                commit,
-                first,
-                last,
-            } => {
-                write!(
-                    f,
-                    "stored commit index {commit} is out of range [{first}, {last}] of the stored log"
-                )
+            ConfigError::CommitOutOfRange { commit, last } => {
+                write!(f, "stored commit index {commit} is beyond the end of the stored log at {last}")
             }
-            ConfigError::AppliedOutOfRange {
-                applied,
-                first,
-                commit,
-            } => {
-                write!(
-                    f,
-                    "applied index {applied} is out of range [{first}, {commit}] of what is committed"
-                )
+            ConfigError::AppliedOutOfRange { applied, first, last } => {
+                write!(f, "applied index {applied} is out of range [{first}, {last}] of the stored log")
             }
         }
     }
@@ -122,9 +99,7 @@ impl fmt::Display for ConfChangeError {
             ConfChangeError::NotJoint => "can't leave a non-joint config",
             ConfChangeError::ZeroVotersToJoint => "can't make a zero-voter config joint",
             ConfChangeError::SimpleInJoint => "can't apply simple config change in joint config",
-            ConfChangeError::MultipleVotersChanged => {
-                "more than one voter changed without entering joint config"
-            }
+            ConfChangeError::MultipleVotersChanged => "more than one voter changed without entering joint config",
             ConfChangeError::RemovedAllVoters => "removed all voters",
             ConfChangeError::Inconsistent(law) => law,
         })
@@ -160,9 +135,7 @@ impl fmt::Display for ProposeError {
             ProposeError::TransferInProgress { to } => {
                 write!(f, "transfer of leadership to {to:x} is in progress")
             }
-            ProposeError::UncommittedLimit => {
-                f.write_str("max_uncommitted_bytes would be exceeded")
-            }
+            ProposeError::UncommittedLimit => f.write_str("max_uncommitted_bytes would be exceeded"),
             ProposeError::Empty => f.write_str("no entries"),
         }
     }
@@ -209,10 +182,7 @@ impl fmt::Display for StepError {
                 "tocommit({commit}) is out of range [lastIndex({last})]: was the raft log corrupted, truncated, or lost?"
             ),
             StepError::AckBeyondLog { index, last } => {
-                write!(
-                    f,
-                    "acknowledged index {index} is beyond the end of the leader's log at {last}"
-                )
+                write!(f, "acknowledged index {index} is beyond the end of the leader's log at {last}")
             }
         }
     }

@@ -10,8 +10,10 @@
 //! A [`RawNode`] is one peer of one group. Its driver owns it, and does the following, in this order.
 //!
 //! 1. **Start it** from a [`Storage`] that has the group's last durable state. The first peers of a new group all start
-//!    from the same membership, given by [`Storage::initial_state`]; a peer that is added later starts from an empty
-//!    storage, and gets a snapshot or the log from the leader.
+//!    from the same snapshot, with their membership, at an index and term of at least 1: the membership is not in the
+//!    log, and so a peer that is added later must not be able to begin with the log. It starts from an empty storage, and
+//!    the leader sends it a snapshot. Terms never fall along a log: the stored term of a first peer should be that of the
+//!    snapshot.
 //! 2. **Put in what happens**: [`tick`](RawNode::tick) in regular intervals, [`step_remote`](RawNode::step_remote) for
 //!    every message from another store, `propose…` and [`read_index`](RawNode::read_index) for clients.
 //!    Whatever comes from a network is checked: a message that no peer sends is a [`StepError`], never a panic.
@@ -83,7 +85,9 @@
 //!   may get lost.
 //! * Messages to [`APPLY_THREAD`] are worked off in order: apply `entries`, then deliver the `responses`.
 //!   Configuration changes are applied to the group before that, by [`apply_conf_change`](RawNode::apply_conf_change).
-//! * The two may run at the same time. The entries to apply are always durable here already.
+//! * The two may run at the same time, except that a `StorageAppend` with a snapshot must wait until all
+//!   `StorageApply` messages before it are worked off: the snapshot replaces what they write. The entries to apply are
+//!   always durable here already.
 //!
 //! ```
 //! use flotilla_raft::*;
@@ -137,12 +141,27 @@
 //! index: with that term, it is the proposal; with another one, the proposal is lost for certain. Where a snapshot
 //! passes that index first, the outcome stays unknown to the core.
 //!
+//! # Changes of the membership
+//!
+//! A leader proposes one change at a time, and ignores those that do not fit the present configuration
+//! ([`Proposed::ConfChangeIgnored`]). Two duties remain with the caller. The id of a removed peer must not be used again:
+//! what it has promised would be forgotten. And a leader should hand over its leadership before it is removed or
+//! demoted: once it has applied its own removal, it may be the only one to know that this is committed, with a log too
+//! long for the others to win its vote, which the old configuration may still need.
+//!
 //! # Differences from etcd/raft
 //!
 //! * What a network can deliver never panics, and is checked before it changes anything. etcd/raft panics on a commit
 //!   index beyond the log, and trusts contexts, contiguity and sizes.
 //! * Configuration changes travel as types. The core decodes nothing; sizes are estimates of encoded sizes.
 //! * Reads that wait for a new leader's first commit are dropped when it steps down, like other unconfirmed reads.
+//! * Only a leader that is itself the only voter answers reads without asking anybody, and only once it has committed an
+//!   entry of its term. In etcd/raft, a removed leader answers them too, where one voter remains, and may be stale.
+//! * A leader ignores every configuration change that could not be applied, not only those proposed in the wrong state.
+//!   In etcd/raft, removing all voters, for one, panics on all peers when it is applied.
+//! * A configuration change that is applied while a newer snapshot waits changes nothing. In etcd/raft, it is made to the
+//!   configuration of the snapshot.
+//! * A stored commit index may lie behind what is applied or compacted.
 //! * There is no bootstrap from a list of peers: the first membership comes from storage.
 
 #![no_std]
@@ -172,15 +191,13 @@ mod storage;
 pub mod tracker;
 mod unstable;
 
-pub use conf::{
-    ConfChange, ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState,
-};
+pub use conf::{ConfChange, ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState};
 pub use config::{Config, NO_LIMIT, ReadOnlyOption};
 pub use error::{ConfChangeError, ConfigError, ProposeError, StepError, StorageError};
 pub use memory::MemoryStorage;
 pub use message::{
-    APPEND_THREAD, APPLY_THREAD, Entry, HardState, Message, MessageType, NONE, Payload, Snapshot,
-    SnapshotMetadata, is_local_target,
+    APPEND_THREAD, APPLY_THREAD, Entry, HardState, Message, MessageType, NONE, Payload, Snapshot, SnapshotMetadata,
+    is_local_target,
 };
 pub use observer::{Level, Observer};
 pub use raft::{Proposed, Role};

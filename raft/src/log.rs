@@ -31,16 +31,8 @@ pub(crate) struct Log<S> {
 
 /// Checks that entries from a leader of `term` can follow the entry (`prev_term`, `prev_index`): contiguous, with terms
 /// that never fall and end at the leader's.
-pub(crate) fn check_append(
-    term: u64,
-    prev_term: u64,
-    prev_index: u64,
-    entries: &[Entry],
-) -> Result<(), StepError> {
-    let mut last = EntryId {
-        term: prev_term,
-        index: prev_index,
-    };
+pub(crate) fn check_append(term: u64, prev_term: u64, prev_index: u64, entries: &[Entry]) -> Result<(), StepError> {
+    let mut last = EntryId { term: prev_term, index: prev_index };
     for entry in entries {
         if entry.index != last.index + 1 {
             return Err(StepError::Malformed("entries are not contiguous"));
@@ -73,17 +65,20 @@ impl<S: Storage> Log<S> {
         }
     }
 
-    /// Takes over a stored commit index.
-    pub fn load_commit(&mut self, commit: u64) -> Result<(), ConfigError> {
+    /// Takes over a stored commit index and the applied index, 0 if unknown. A commit index may be stored late, or never
+    /// after a crash: what is compacted or applied is committed in any case.
+    pub fn load_commit(&mut self, commit: u64, applied: u64) -> Result<(), ConfigError> {
         let (first, last) = (self.committed, self.last_index());
-        if commit < first || commit > last {
-            return Err(ConfigError::CommitOutOfRange {
-                commit,
-                first,
-                last,
-            });
+        if commit > last {
+            return Err(ConfigError::CommitOutOfRange { commit, last });
         }
-        self.committed = commit;
+        if applied != 0 && !(first..=last).contains(&applied) {
+            return Err(ConfigError::AppliedOutOfRange { applied, first, last });
+        }
+        self.committed = commit.max(applied).max(first);
+        if applied > 0 {
+            self.applied_to(applied, 0);
+        }
         Ok(())
     }
 
@@ -104,13 +99,8 @@ impl<S: Storage> Log<S> {
         let last = prev.index + entries.len() as u64;
         if let Some(at) = self.find_conflict(&entries, obs) {
             let index = entries[at].index;
-            assert!(
-                index > self.committed,
-                "committed entries are never replaced: {index} <= {}",
-                self.committed
-            );
-            self.unstable
-                .truncate_and_append(entries.drain(at..), index, obs);
+            assert!(index > self.committed, "committed entries are never replaced: {index} <= {}", self.committed);
+            self.unstable.truncate_and_append(entries.drain(at..), index, obs);
         }
         self.commit_to(commit.min(last));
         Some(last)
@@ -120,13 +110,8 @@ impl<S: Storage> Log<S> {
     pub fn append<O: Observer>(&mut self, entries: Vec<Entry>, obs: &mut O) -> u64 {
         if let Some(first) = entries.first() {
             let from = first.index;
-            assert!(
-                from > self.committed,
-                "committed entries are never replaced: {from} <= {}",
-                self.committed
-            );
-            self.unstable
-                .truncate_and_append(entries.into_iter(), from, obs);
+            assert!(from > self.committed, "committed entries are never replaced: {from} <= {}", self.committed);
+            self.unstable.truncate_and_append(entries.into_iter(), from, obs);
         }
         self.last_index()
     }
@@ -165,11 +150,7 @@ impl<S: Storage> Log<S> {
             return Vec::new();
         }
         let budget = self.applying_bytes_max - self.applying_bytes;
-        match self.slice(
-            self.applying + 1,
-            self.max_appliable(allow_unstable) + 1,
-            budget,
-        ) {
+        match self.slice(self.applying + 1, self.max_appliable(allow_unstable) + 1, budget) {
             Ok(entries) => entries,
             Err(err) => panic!(
                 "storage must serve every entry that is not applied: [{}, {}] failed: {err}",
@@ -182,17 +163,11 @@ impl<S: Storage> Log<S> {
     /// Whether [`Log::next_committed`] has anything, without reading storage.
     pub fn has_next_committed(&self, allow_unstable: bool) -> bool {
         // A snapshot is applied before entries, never together with them.
-        !self.applying_paused
-            && !self.has_snapshot()
-            && self.applying < self.max_appliable(allow_unstable)
+        !self.applying_paused && !self.has_snapshot() && self.applying < self.max_appliable(allow_unstable)
     }
 
     fn max_appliable(&self, allow_unstable: bool) -> u64 {
-        if allow_unstable {
-            self.committed
-        } else {
-            self.committed.min(self.unstable.offset - 1)
-        }
+        if allow_unstable { self.committed } else { self.committed.min(self.unstable.offset - 1) }
     }
 
     /// Whether a snapshot waits to be written or is being written.
@@ -209,25 +184,18 @@ impl<S: Storage> Log<S> {
     }
 
     pub fn first_index(&self) -> u64 {
-        self.unstable
-            .first_index()
-            .unwrap_or_else(|| self.storage.first_index())
+        self.unstable.first_index().unwrap_or_else(|| self.storage.first_index())
     }
 
     pub fn last_index(&self) -> u64 {
-        self.unstable
-            .last_index()
-            .unwrap_or_else(|| self.storage.last_index())
+        self.unstable.last_index().unwrap_or_else(|| self.storage.last_index())
     }
 
     /// Moves the commit index forward, never back.
     pub fn commit_to(&mut self, commit: u64) {
         if self.committed < commit {
             let last = self.last_index();
-            assert!(
-                commit <= last,
-                "only entries in the log can be committed: {commit} > {last}"
-            );
+            assert!(commit <= last, "only entries in the log can be committed: {commit} > {last}");
             self.committed = commit;
         }
     }
@@ -248,16 +216,12 @@ impl<S: Storage> Log<S> {
 
     /// Everything up to `index` has been handed out; the last batch had `bytes`.
     pub fn accept_applying(&mut self, index: u64, bytes: u64, allow_unstable: bool) {
-        assert!(
-            index <= self.committed,
-            "applying({index}) must not pass committed({})",
-            self.committed
-        );
+        assert!(index <= self.committed, "applying({index}) must not pass committed({})", self.committed);
         self.applying = index;
         self.applying_bytes = self.applying_bytes.saturating_add(bytes);
         // What was not handed out although it could have been was left out because of its size.
-        self.applying_paused = self.applying_bytes >= self.applying_bytes_max
-            || index < self.max_appliable(allow_unstable);
+        self.applying_paused =
+            self.applying_bytes >= self.applying_bytes_max || index < self.max_appliable(allow_unstable);
     }
 
     /// The name of the last entry.
@@ -296,11 +260,7 @@ impl<S: Storage> Log<S> {
     /// The entries from `from` on, as far as `max_bytes` allows.
     pub fn entries(&self, from: u64, max_bytes: u64) -> Result<Vec<Entry>, StorageError> {
         let last = self.last_index();
-        if from > last {
-            Ok(Vec::new())
-        } else {
-            self.slice(from, last + 1, max_bytes)
-        }
+        if from > last { Ok(Vec::new()) } else { self.slice(from, last + 1, max_bytes) }
     }
 
     /// Whether a log that ends with `their` has everything that could be committed here.
@@ -321,19 +281,13 @@ impl<S: Storage> Log<S> {
     /// Replaces the log by `snapshot`.
     pub fn restore<O: Observer>(&mut self, snapshot: Box<Snapshot>, obs: &mut O) {
         let (index, term) = (snapshot.metadata.index, snapshot.metadata.term);
-        info!(
-            *obs,
-            "log [{self}] starts to restore snapshot [index: {index}, term: {term}]"
-        );
+        info!(*obs, "log [{self}] starts to restore snapshot [index: {index}, term: {term}]");
         self.committed = index;
         self.unstable.restore(snapshot);
     }
 
     /// Whether any entry that is committed and not applied satisfies `found`, reading a page at a time.
-    pub fn any_unapplied(
-        &self,
-        mut found: impl FnMut(&Entry) -> bool,
-    ) -> Result<bool, StorageError> {
+    pub fn any_unapplied(&self, mut found: impl FnMut(&Entry) -> bool) -> Result<bool, StorageError> {
         let (mut lo, hi) = (self.applied + 1, self.committed + 1);
         while lo < hi {
             let page = self.slice(lo, hi, self.applying_bytes_max)?;
@@ -350,17 +304,11 @@ impl<S: Storage> Log<S> {
 
     /// The entries in `[lo, hi)`, cut off before `max_bytes` would be exceeded, but never empty unless the range is.
     pub fn slice(&self, lo: u64, hi: u64, max_bytes: u64) -> Result<Vec<Entry>, StorageError> {
-        assert!(
-            lo <= hi,
-            "a slice [{lo},{hi}) of the log must not end before it begins"
-        );
+        assert!(lo <= hi, "a slice [{lo},{hi}) of the log must not end before it begins");
         if lo < self.first_index() {
             return Err(StorageError::Compacted);
         }
-        assert!(
-            hi <= self.last_index() + 1,
-            "a slice [{lo},{hi}) must lie within the log"
-        );
+        assert!(hi <= self.last_index() + 1, "a slice [{lo},{hi}) must lie within the log");
         if lo == hi {
             return Ok(Vec::new());
         }

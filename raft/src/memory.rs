@@ -34,7 +34,8 @@ impl MemoryStorage {
         }
     }
 
-    /// An empty log, with members: how the first peers of a group begin.
+    /// An empty log, with members, for groups whose members never change: whoever is added later would not learn from
+    /// the log who the first members were. Others begin with [`apply_snapshot`](MemoryStorage::apply_snapshot).
     pub fn with_conf_state(conf_state: ConfState) -> MemoryStorage {
         let mut storage = MemoryStorage::new();
         storage.snapshot.metadata.conf_state = conf_state;
@@ -59,11 +60,7 @@ impl MemoryStorage {
         if here != 0 && here >= new {
             return Err(StorageError::SnapshotOutOfDate);
         }
-        self.entries = vec![Entry {
-            term: snapshot.metadata.term,
-            index: new,
-            ..Entry::default()
-        }];
+        self.entries = vec![Entry { term: snapshot.metadata.term, index: new, ..Entry::default() }];
         self.snapshot = snapshot;
         Ok(())
     }
@@ -114,11 +111,7 @@ impl MemoryStorage {
         }
         let entries = &entries[first.saturating_sub(entries[0].index) as usize..];
         let at = (entries[0].index - self.offset()) as usize;
-        assert!(
-            at <= self.entries.len(),
-            "entries must be appended without a gap: {}",
-            entries[0].index
-        );
+        assert!(at <= self.entries.len(), "entries must be appended without a gap: {}", entries[0].index);
         self.entries.truncate(at);
         self.entries.extend_from_slice(entries);
     }
@@ -141,13 +134,8 @@ impl Storage for MemoryStorage {
     }
 
     fn term(&self, index: u64) -> Result<u64, StorageError> {
-        let at = index
-            .checked_sub(self.offset())
-            .ok_or(StorageError::Compacted)?;
-        self.entries
-            .get(at as usize)
-            .map(|entry| entry.term)
-            .ok_or(StorageError::Unavailable)
+        let at = index.checked_sub(self.offset()).ok_or(StorageError::Compacted)?;
+        self.entries.get(at as usize).map(|entry| entry.term).ok_or(StorageError::Unavailable)
     }
 
     fn last_index(&self) -> u64 {

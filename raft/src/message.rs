@@ -108,12 +108,10 @@ impl MessageType {
     pub fn is_local(self) -> bool {
         use MessageType::*;
         match self {
-            Hup | Beat | Unreachable | SnapStatus | CheckQuorum | StorageAppend
-            | StorageAppendResp | StorageApply | StorageApplyResp | ForgetLeader => true,
-            Prop | App | AppResp | Vote | VoteResp | Snap | Heartbeat | HeartbeatResp
-            | TransferLeader | TimeoutNow | ReadIndex | ReadIndexResp | PreVote | PreVoteResp => {
-                false
-            }
+            Hup | Beat | Unreachable | SnapStatus | CheckQuorum | StorageAppend | StorageAppendResp | StorageApply
+            | StorageApplyResp | ForgetLeader => true,
+            Prop | App | AppResp | Vote | VoteResp | Snap | Heartbeat | HeartbeatResp | TransferLeader | TimeoutNow
+            | ReadIndex | ReadIndexResp | PreVote | PreVoteResp => false,
         }
     }
 
@@ -121,20 +119,22 @@ impl MessageType {
     pub fn is_response(self) -> bool {
         use MessageType::*;
         match self {
-            AppResp | VoteResp | HeartbeatResp | Unreachable | ReadIndexResp | PreVoteResp
-            | StorageAppendResp | StorageApplyResp => true,
-            Hup | Beat | Prop | App | Vote | Snap | Heartbeat | SnapStatus | CheckQuorum
-            | TransferLeader | TimeoutNow | ReadIndex | PreVote | StorageAppend | StorageApply
-            | ForgetLeader => false,
+            AppResp | VoteResp | HeartbeatResp | Unreachable | ReadIndexResp | PreVoteResp | StorageAppendResp
+            | StorageApplyResp => true,
+            Hup | Beat | Prop | App | Vote | Snap | Heartbeat | SnapStatus | CheckQuorum | TransferLeader
+            | TimeoutNow | ReadIndex | PreVote | StorageAppend | StorageApply | ForgetLeader => false,
         }
+    }
+
+    /// Followers send these on to the leader as they are, so that [`Message::from`] is not who sent them last: it is the
+    /// peer that proposes or reads, or the one that is to become leader.
+    pub fn is_forwarded(self) -> bool {
+        matches!(self, MessageType::Prop | MessageType::ReadIndex | MessageType::TransferLeader)
     }
 
     /// Whether the sender must have made its state durable before such a message leaves it.
     pub(crate) fn waits_for_durability(self) -> bool {
-        matches!(
-            self,
-            MessageType::AppResp | MessageType::VoteResp | MessageType::PreVoteResp
-        )
+        matches!(self, MessageType::AppResp | MessageType::VoteResp | MessageType::PreVoteResp)
     }
 }
 
@@ -143,6 +143,7 @@ impl MessageType {
 pub struct Message {
     pub kind: MessageType,
     pub to: u64,
+    /// The sender, except in forwarded messages; see [`MessageType::is_forwarded`].
     pub from: u64,
     /// The sender's term; 0 for local messages, proposals and read requests.
     pub term: u64,
@@ -164,11 +165,7 @@ pub struct Message {
 impl Message {
     /// A message of `kind` to `to`; the rest is filled in by struct update or by the sender.
     pub(crate) fn new(kind: MessageType, to: u64) -> Message {
-        Message {
-            kind,
-            to,
-            ..Message::default()
-        }
+        Message { kind, to, ..Message::default() }
     }
 }
 
@@ -197,9 +194,7 @@ impl Payload {
             Payload::Normal(data) => data.len() as u64,
             Payload::ConfChange(change) => 12 + change.context.len() as u64,
             Payload::ConfChangeV2(change) if **change == ConfChangeV2::default() => 0,
-            Payload::ConfChangeV2(change) => {
-                2 + 12 * change.changes.len() as u64 + change.context.len() as u64
-            }
+            Payload::ConfChangeV2(change) => 2 + 12 * change.changes.len() as u64 + change.context.len() as u64,
         }
     }
 
@@ -236,10 +231,7 @@ impl Entry {
     }
 
     pub(crate) fn id(&self) -> EntryId {
-        EntryId {
-            term: self.term,
-            index: self.index,
-        }
+        EntryId { term: self.term, index: self.index }
     }
 }
 

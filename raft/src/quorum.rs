@@ -64,11 +64,7 @@ impl IdSet {
             indexes.sort_unstable();
             indexes[position]
         };
-        if n <= ON_STACK {
-            pick(&mut [0; ON_STACK][..n])
-        } else {
-            pick(&mut alloc::vec![0; n])
-        }
+        if n <= ON_STACK { pick(&mut [0; ON_STACK][..n]) } else { pick(&mut alloc::vec![0; n]) }
     }
 
     /// How an election among this set stands, where `vote` knows each member's vote (`None`: not voted yet). The
@@ -171,17 +167,12 @@ impl JointConfig {
 
     /// See [`IdSet::committed_index`].
     pub fn committed_index(&self, acked: impl Fn(u64) -> Option<u64>) -> u64 {
-        self.incoming
-            .committed_index(&acked)
-            .min(self.outgoing.committed_index(&acked))
+        self.incoming.committed_index(&acked).min(self.outgoing.committed_index(&acked))
     }
 
     /// See [`IdSet::vote_result`]: won when both halves are won, lost when either is lost.
     pub fn vote_result(&self, vote: impl Fn(u64) -> Option<bool>) -> VoteResult {
-        match (
-            self.incoming.vote_result(&vote),
-            self.outgoing.vote_result(&vote),
-        ) {
+        match (self.incoming.vote_result(&vote), self.outgoing.vote_result(&vote)) {
             (VoteResult::Lost, _) | (_, VoteResult::Lost) => VoteResult::Lost,
             (VoteResult::Won, VoteResult::Won) => VoteResult::Won,
             (VoteResult::Pending, _) | (_, VoteResult::Pending) => VoteResult::Pending,
@@ -210,18 +201,8 @@ mod tests {
         if ids.is_empty() {
             return u64::MAX;
         }
-        let reached = |index: u64| {
-            ids.iter()
-                .filter(|&id| acked[id as usize].unwrap_or(0) >= index)
-                .count()
-        };
-        acked
-            .iter()
-            .flatten()
-            .copied()
-            .filter(|&index| reached(index) > ids.len() / 2)
-            .max()
-            .unwrap_or(0)
+        let reached = |index: u64| ids.iter().filter(|&id| acked[id as usize].unwrap_or(0) >= index).count();
+        acked.iter().flatten().copied().filter(|&index| reached(index) > ids.len() / 2).max().unwrap_or(0)
     }
 
     /// The definition: try all completions of the missing votes.
@@ -229,11 +210,7 @@ mod tests {
         if ids.is_empty() {
             return VoteResult::Won;
         }
-        let count = |missing: bool| {
-            ids.iter()
-                .filter(|&id| votes[id as usize].unwrap_or(missing))
-                .count()
-        };
+        let count = |missing: bool| ids.iter().filter(|&id| votes[id as usize].unwrap_or(missing)).count();
         match (count(false) > ids.len() / 2, count(true) > ids.len() / 2) {
             (true, _) => VoteResult::Won,
             (false, true) => VoteResult::Pending,

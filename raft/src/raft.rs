@@ -19,9 +19,7 @@ use crate::confchange;
 use crate::config::Config;
 use crate::error::{ConfigError, StepError};
 use crate::log::Log;
-use crate::message::{
-    Entry, EntryId, HardState, Message, MessageType, NONE, Snapshot, entries_size, payloads_size,
-};
+use crate::message::{Entry, EntryId, HardState, Message, MessageType, NONE, Snapshot, entries_size, payloads_size};
 use crate::observer::{Observer, info};
 use crate::raw_node::SoftState;
 use crate::read_only::{ReadOnly, ReadRequest, ReadState};
@@ -107,13 +105,8 @@ impl<S: Storage, O: Observer> Raft<S, O> {
         let (hard_state, conf_state) = storage.initial_state();
         let log = Log::new(storage, config.max_committed_bytes_per_ready);
         let last = log.last_id();
-        let tracker = confchange::restore(
-            &conf_state,
-            last.index,
-            config.max_inflight_msgs,
-            config.max_inflight_bytes,
-        )
-        .map_err(ConfigError::InvalidConfState)?;
+        let tracker = confchange::restore(&conf_state, last.index, config.max_inflight_msgs, config.max_inflight_bytes)
+            .map_err(ConfigError::InvalidConfState)?;
         let mut raft = Raft {
             obs,
             log,
@@ -138,23 +131,10 @@ impl<S: Storage, O: Observer> Raft<S, O> {
             config,
         };
         raft.configuration_switched();
-        if !hard_state.is_empty() {
-            raft.log.load_commit(hard_state.commit)?;
-            raft.term = hard_state.term;
-            raft.vote = hard_state.vote;
-        }
         let applied = raft.config.applied;
-        if applied > 0 {
-            let (first, commit) = (raft.log.applied, raft.log.committed);
-            if applied < first || applied > commit {
-                return Err(ConfigError::AppliedOutOfRange {
-                    applied,
-                    first,
-                    commit,
-                });
-            }
-            raft.log.applied_to(applied, 0);
-        }
+        raft.log.load_commit(hard_state.commit, applied)?;
+        raft.term = hard_state.term;
+        raft.vote = hard_state.vote;
         raft.become_follower(raft.term, NONE);
         info!(
             raft.obs,
@@ -171,18 +151,11 @@ impl<S: Storage, O: Observer> Raft<S, O> {
     }
 
     pub fn soft_state(&self) -> SoftState {
-        SoftState {
-            leader_id: self.leader,
-            role: self.role,
-        }
+        SoftState { leader_id: self.leader, role: self.role }
     }
 
     pub fn hard_state(&self) -> HardState {
-        HardState {
-            term: self.term,
-            vote: self.vote,
-            commit: self.log.committed,
-        }
+        HardState { term: self.term, vote: self.vote, commit: self.log.committed }
     }
 
     /// Queues a message, from this peer unless it says otherwise.
@@ -194,21 +167,14 @@ impl<S: Storage, O: Observer> Raft<S, O> {
         match message.kind {
             // The term of an election is not always the term of the sender.
             Vote | VoteResp | PreVote | PreVoteResp => {
-                assert!(
-                    message.term != 0,
-                    "the term of an election must be given in its messages"
-                );
+                assert!(message.term != 0, "the term of an election must be given in its messages");
             }
             // These are local as far as terms are concerned: whoever leads takes them.
             Prop | ReadIndex => assert!(message.term == 0, "proposals and reads have no term"),
-            Hup | Beat | App | AppResp | Snap | Heartbeat | HeartbeatResp | Unreachable
-            | SnapStatus | CheckQuorum | TransferLeader | TimeoutNow | ReadIndexResp
-            | StorageAppend | StorageAppendResp | StorageApply | StorageApplyResp
-            | ForgetLeader => {
-                assert!(
-                    message.term == 0,
-                    "the term of other messages is that of the sender"
-                );
+            Hup | Beat | App | AppResp | Snap | Heartbeat | HeartbeatResp | Unreachable | SnapStatus | CheckQuorum
+            | TransferLeader | TimeoutNow | ReadIndexResp | StorageAppend | StorageAppendResp | StorageApply
+            | StorageApplyResp | ForgetLeader => {
+                assert!(message.term == 0, "the term of other messages is that of the sender");
                 message.term = self.term;
             }
         }
@@ -216,10 +182,7 @@ impl<S: Storage, O: Observer> Raft<S, O> {
             // Rejections too: they may rest on state that is not durable, and are rare.
             self.messages_after_append.push(message);
         } else {
-            assert!(
-                message.to != self.config.id,
-                "only votes and acknowledgements are sent to oneself"
-            );
+            assert!(message.to != self.config.id, "only votes and acknowledgements are sent to oneself");
             self.messages.push(message);
         }
     }
@@ -237,20 +200,13 @@ impl<S: Storage, O: Observer> Raft<S, O> {
         }
         match message.kind {
             Hup => {
-                let campaign = if self.config.pre_vote {
-                    Campaign::PreElection
-                } else {
-                    Campaign::Election
-                };
+                let campaign = if self.config.pre_vote { Campaign::PreElection } else { Campaign::Election };
                 self.hup(campaign);
                 Ok(())
             }
             StorageAppendResp => {
                 if message.index != 0 {
-                    let id = EntryId {
-                        term: message.log_term,
-                        index: message.index,
-                    };
+                    let id = EntryId { term: message.log_term, index: message.index };
                     self.log.unstable.stable_to(id, &mut self.obs);
                 }
                 if let Some(snapshot) = &message.snapshot {
@@ -269,15 +225,13 @@ impl<S: Storage, O: Observer> Raft<S, O> {
                 self.answer_vote(&message);
                 Ok(())
             }
-            Beat | Prop | App | AppResp | VoteResp | Snap | Heartbeat | HeartbeatResp
-            | Unreachable | SnapStatus | CheckQuorum | TransferLeader | TimeoutNow | ReadIndex
-            | ReadIndexResp | PreVoteResp | StorageAppend | StorageApply | ForgetLeader => {
-                match self.role {
-                    Role::Leader => self.step_leader(message),
-                    Role::Candidate | Role::PreCandidate => self.step_candidate(message),
-                    Role::Follower => self.step_follower(message),
-                }
-            }
+            Beat | Prop | App | AppResp | VoteResp | Snap | Heartbeat | HeartbeatResp | Unreachable | SnapStatus
+            | CheckQuorum | TransferLeader | TimeoutNow | ReadIndex | ReadIndexResp | PreVoteResp | StorageAppend
+            | StorageApply | ForgetLeader => match self.role {
+                Role::Leader => self.step_leader(message),
+                Role::Candidate | Role::PreCandidate => self.step_candidate(message),
+                Role::Follower => self.step_follower(message),
+            },
         }
     }
 
@@ -286,9 +240,8 @@ impl<S: Storage, O: Observer> Raft<S, O> {
         use MessageType::*;
         if matches!(message.kind, Vote | PreVote) {
             let transfer = message.context == TRANSFER_CONTEXT;
-            let in_lease = self.config.check_quorum
-                && self.leader != NONE
-                && self.election_elapsed < self.config.election_tick;
+            let in_lease =
+                self.config.check_quorum && self.leader != NONE && self.election_elapsed < self.config.election_tick;
             if in_lease && !transfer {
                 // A leader was heard within the minimum election timeout: whoever wants to replace it has been
                 // partitioned or removed, and must not disturb.
@@ -325,11 +278,7 @@ impl<S: Storage, O: Observer> Raft<S, O> {
             message.from,
             message.term
         );
-        let leader = if matches!(message.kind, App | Heartbeat | Snap) {
-            message.from
-        } else {
-            NONE
-        };
+        let leader = if matches!(message.kind, App | Heartbeat | Snap) { message.from } else { NONE };
         self.become_follower(message.term, leader);
         true
     }
@@ -346,11 +295,7 @@ impl<S: Storage, O: Observer> Raft<S, O> {
             PreVote => {
                 // Silence could lock a group in which pre-votes are being introduced.
                 self.log_vote("rejected", &message);
-                self.send(Message {
-                    term: self.term,
-                    reject: true,
-                    ..Message::new(PreVoteResp, message.from)
-                });
+                self.send(Message { term: self.term, reject: true, ..Message::new(PreVoteResp, message.from) });
             }
             StorageAppendResp => {
                 if message.index != 0 {
@@ -391,33 +336,19 @@ impl<S: Storage, O: Observer> Raft<S, O> {
         let free = self.vote == message.from
             || (self.vote == NONE && self.leader == NONE)
             || (pre_vote && message.term > self.term);
-        let candidate = EntryId {
-            term: message.log_term,
-            index: message.index,
-        };
-        let kind = if pre_vote {
-            MessageType::PreVoteResp
-        } else {
-            MessageType::VoteResp
-        };
+        let candidate = EntryId { term: message.log_term, index: message.index };
+        let kind = if pre_vote { MessageType::PreVoteResp } else { MessageType::VoteResp };
         if free && self.log.is_up_to_date(candidate) {
             self.log_vote("cast", message);
             // In the term of the question, which in a pre-vote is not this peer's.
-            self.send(Message {
-                term: message.term,
-                ..Message::new(kind, message.from)
-            });
+            self.send(Message { term: message.term, ..Message::new(kind, message.from) });
             if !pre_vote {
                 self.election_elapsed = 0;
                 self.vote = message.from;
             }
         } else {
             self.log_vote("rejected", message);
-            self.send(Message {
-                term: self.term,
-                reject: true,
-                ..Message::new(kind, message.from)
-            });
+            self.send(Message { term: self.term, reject: true, ..Message::new(kind, message.from) });
         }
     }
 
@@ -464,8 +395,7 @@ impl<S: Storage, O: Observer> Raft<S, O> {
         self.leader = NONE;
         self.election_elapsed = 0;
         self.heartbeat_elapsed = 0;
-        self.randomized_election_timeout =
-            self.config.election_tick + self.rng.below(self.config.election_tick);
+        self.randomized_election_timeout = self.config.election_tick + self.rng.below(self.config.election_tick);
         self.transferee = NONE;
         self.tracker.reset_votes();
         let last = self.log.last_index();
@@ -482,10 +412,7 @@ impl<S: Storage, O: Observer> Raft<S, O> {
         self.reset(term);
         self.leader = leader;
         self.role = Role::Follower;
-        info!(
-            self.obs,
-            "{:x} became follower at term {}", self.config.id, self.term
-        );
+        info!(self.obs, "{:x} became follower at term {}", self.config.id, self.term);
     }
 
     pub(crate) fn become_candidate(&mut self) {
@@ -493,10 +420,7 @@ impl<S: Storage, O: Observer> Raft<S, O> {
         self.reset(self.term + 1);
         self.vote = self.config.id;
         self.role = Role::Candidate;
-        info!(
-            self.obs,
-            "{:x} became candidate at term {}", self.config.id, self.term
-        );
+        info!(self.obs, "{:x} became candidate at term {}", self.config.id, self.term);
     }
 
     /// Neither term nor vote change: nothing has happened yet.
@@ -505,17 +429,11 @@ impl<S: Storage, O: Observer> Raft<S, O> {
         self.tracker.reset_votes();
         self.leader = NONE;
         self.role = Role::PreCandidate;
-        info!(
-            self.obs,
-            "{:x} became pre-candidate at term {}", self.config.id, self.term
-        );
+        info!(self.obs, "{:x} became pre-candidate at term {}", self.config.id, self.term);
     }
 
     pub(crate) fn become_leader(&mut self) {
-        assert!(
-            self.role != Role::Follower,
-            "only a candidate becomes leader"
-        );
+        assert!(self.role != Role::Follower, "only a candidate becomes leader");
         self.reset(self.term);
         self.leader = self.config.id;
         self.role = Role::Leader;
@@ -526,24 +444,13 @@ impl<S: Storage, O: Observer> Raft<S, O> {
         // There may be a configuration change in the uncommitted tail. Finding out could be expensive; waiting is not.
         self.pending_conf_index = self.log.last_index();
         let appended = self.append(alloc::vec![Entry::default()]);
-        assert!(
-            appended.is_some(),
-            "a new leader's empty entry is never refused"
-        );
-        info!(
-            self.obs,
-            "{:x} became leader at term {}", self.config.id, self.term
-        );
+        assert!(appended.is_some(), "a new leader's empty entry is never refused");
+        info!(self.obs, "{:x} became leader at term {}", self.config.id, self.term);
     }
 
     /// Whether this peer may campaign: it votes, and its log is not about to be replaced.
     pub(crate) fn promotable(&self) -> bool {
-        !self.log.has_snapshot()
-            && self
-                .tracker
-                .progress
-                .get(self.config.id)
-                .is_some_and(|pr| !pr.is_learner)
+        !self.log.has_snapshot() && self.tracker.progress.get(self.config.id).is_some_and(|pr| !pr.is_learner)
     }
 }
 

@@ -11,8 +11,8 @@ use crate::error::{ConfChangeError, ConfigError, ProposeError, StepError};
 use crate::limits::{KEPT_MESSAGES_MAX, NUMBER_MAX};
 use crate::log::check_append;
 use crate::message::{
-    APPEND_THREAD, APPLY_THREAD, Entry, HardState, Message, MessageType, NONE, Payload, Snapshot,
-    entries_size, is_local_target,
+    APPEND_THREAD, APPLY_THREAD, Entry, HardState, Message, MessageType, NONE, Payload, Snapshot, entries_size,
+    is_local_target,
 };
 use crate::observer::Observer;
 use crate::raft::{Proposed, Raft, Role};
@@ -79,10 +79,7 @@ impl Ready {
             && self.hard_state.is_none_or(|state| state.is_empty())
             && self.read_states.is_empty()
             && self.entries.is_empty()
-            && self
-                .snapshot
-                .as_ref()
-                .is_none_or(|snapshot| snapshot.is_empty())
+            && self.snapshot.as_ref().is_none_or(|snapshot| snapshot.is_empty())
             && self.committed_entries.is_empty()
             && self.messages.is_empty()
     }
@@ -137,7 +134,8 @@ impl<S: Storage, O: Observer> RawNode<S, O> {
     ///
     /// Refuses what only this peer and its storage may say, besides what [`step`](RawNode::step) refuses.
     pub fn step_remote(&mut self, message: Message) -> Result<(), StepError> {
-        if message.from == self.id() || is_local_target(message.from) {
+        let own = message.from == self.id() && !message.kind.is_forwarded();
+        if own || is_local_target(message.from) {
             return Err(StepError::InvalidSender(message.from));
         }
         self.step(message)
@@ -152,22 +150,14 @@ impl<S: Storage, O: Observer> RawNode<S, O> {
         if message.kind.is_local() && !from_storage {
             return Err(StepError::LocalMessage);
         }
-        if message.kind.is_response()
-            && !from_storage
-            && !self.raft.tracker.progress.contains(message.from)
-        {
+        if message.kind.is_response() && !from_storage && !self.raft.tracker.progress.contains(message.from) {
             return Err(StepError::PeerNotFound);
         }
         self.check_sender(&message)?;
         check_numbers(&message)?;
         match message.kind {
             MessageType::App => {
-                check_append(
-                    message.term,
-                    message.log_term,
-                    message.index,
-                    &message.entries,
-                )?;
+                check_append(message.term, message.log_term, message.index, &message.entries)?;
             }
             MessageType::Prop if message.entries.is_empty() => {
                 return Err(StepError::Malformed("a proposal without entries"));
@@ -178,28 +168,21 @@ impl<S: Storage, O: Observer> RawNode<S, O> {
     }
 
     fn check_sender(&self, message: &Message) -> Result<(), StepError> {
-        use MessageType::*;
+        use MessageType::{StorageAppendResp, StorageApplyResp};
         let valid = match message.from {
             NONE => false,
             APPEND_THREAD => message.kind == StorageAppendResp,
             APPLY_THREAD => message.kind == StorageApplyResp,
-            // What this peer tells itself once it is durable.
-            from if from == self.id() => matches!(message.kind, AppResp | VoteResp | PreVoteResp),
+            // What this peer tells itself once it is durable, and what came back to where it began.
+            from if from == self.id() => message.kind.waits_for_durability() || message.kind.is_forwarded(),
             _ => true,
         };
-        if valid {
-            Ok(())
-        } else {
-            Err(StepError::InvalidSender(message.from))
-        }
+        if valid { Ok(()) } else { Err(StepError::InvalidSender(message.from)) }
     }
 
     /// Campaigns now, as if the election timeout had passed.
     pub fn campaign(&mut self) {
-        self.step_local(Message {
-            kind: MessageType::Hup,
-            ..Message::default()
-        });
+        self.step_local(Message { kind: MessageType::Hup, ..Message::default() });
     }
 
     /// Proposes `data` to be appended to the log. Says where it is, if this peer leads.
@@ -209,13 +192,7 @@ impl<S: Storage, O: Observer> RawNode<S, O> {
 
     /// Proposes several payloads, to be appended together and in order. Says where the first one is, if this peer leads.
     pub fn propose_payloads(&mut self, payloads: Vec<Payload>) -> Result<Proposed, ProposeError> {
-        let entries = payloads
-            .into_iter()
-            .map(|payload| Entry {
-                payload,
-                ..Entry::default()
-            })
-            .collect();
+        let entries = payloads.into_iter().map(|payload| Entry { payload, ..Entry::default() }).collect();
         self.raft.propose(entries)
     }
 
@@ -239,71 +216,43 @@ impl<S: Storage, O: Observer> RawNode<S, O> {
     pub fn apply_conf_change(&mut self, change: &ConfChangeV2) -> ConfState {
         match self.raft.apply_conf_change(change) {
             Ok(conf_state) => conf_state,
-            Err(err) => panic!(
-                "only configuration changes that fit the configuration may be applied: {err}"
-            ),
+            Err(err) => panic!("only configuration changes that fit the configuration may be applied: {err}"),
         }
     }
 
     /// Like [`apply_conf_change`](RawNode::apply_conf_change), but a change that does not fit changes nothing.
-    pub fn try_apply_conf_change(
-        &mut self,
-        change: &ConfChangeV2,
-    ) -> Result<ConfState, ConfChangeError> {
+    pub fn try_apply_conf_change(&mut self, change: &ConfChangeV2) -> Result<ConfState, ConfChangeError> {
         self.raft.apply_conf_change(change)
     }
 
     /// Reports that the last message to `id` was not delivered.
     pub fn report_unreachable(&mut self, id: u64) {
-        self.step_local(Message {
-            kind: MessageType::Unreachable,
-            from: id,
-            ..Message::default()
-        });
+        self.step_local(Message { kind: MessageType::Unreachable, from: id, ..Message::default() });
     }
 
     /// Reports how the transport of a snapshot to `id` ended.
     pub fn report_snapshot(&mut self, id: u64, status: SnapshotStatus) {
         let reject = status == SnapshotStatus::Failure;
-        self.step_local(Message {
-            kind: MessageType::SnapStatus,
-            from: id,
-            reject,
-            ..Message::default()
-        });
+        self.step_local(Message { kind: MessageType::SnapStatus, from: id, reject, ..Message::default() });
     }
 
     /// Gives the leadership to `id`, or asks the leader to. Gives up after an election timeout.
     pub fn transfer_leader(&mut self, id: u64) {
         if id != NONE {
-            self.step_local(Message {
-                kind: MessageType::TransferLeader,
-                from: id,
-                ..Message::default()
-            });
+            self.step_local(Message { kind: MessageType::TransferLeader, from: id, ..Message::default() });
         }
     }
 
     /// Makes a follower forget its leader, so that it can grant (pre-)votes at once. No effect with lease-based reads.
     pub fn forget_leader(&mut self) {
-        self.step_local(Message {
-            kind: MessageType::ForgetLeader,
-            ..Message::default()
-        });
+        self.step_local(Message { kind: MessageType::ForgetLeader, ..Message::default() });
     }
 
     /// Asks for a read index. It comes with `context` in [`Ready::read_states`], or never: try again after a while,
     /// with another context.
     pub fn read_index(&mut self, context: Bytes) {
-        let entries = vec![Entry {
-            payload: Payload::Normal(context),
-            ..Entry::default()
-        }];
-        self.step_local(Message {
-            kind: MessageType::ReadIndex,
-            entries,
-            ..Message::default()
-        });
+        let entries = vec![Entry { payload: Payload::Normal(context), ..Entry::default() }];
+        self.step_local(Message { kind: MessageType::ReadIndex, entries, ..Message::default() });
     }
 
     fn step_local(&mut self, message: Message) {
@@ -338,10 +287,7 @@ impl<S: Storage, O: Observer> RawNode<S, O> {
 
     /// Like [`ready`](RawNode::ready), into a value whose buffers are used again.
     pub fn ready_into(&mut self, ready: &mut Ready) {
-        assert!(
-            self.steps_on_advance.is_empty(),
-            "a Ready must be acknowledged by advance before the next one"
-        );
+        assert!(self.steps_on_advance.is_empty(), "a Ready must be acknowledged by advance before the next one");
         ready.clear();
         let applies_unstable = self.applies_unstable();
         let raft = &mut self.raft;
@@ -350,15 +296,11 @@ impl<S: Storage, O: Observer> RawNode<S, O> {
         ready.soft_state = (soft_state != self.last_soft_state).then_some(soft_state);
         ready.hard_state = (hard_state != last).then_some(hard_state);
         ready.read_states.append(&mut raft.read_states);
-        ready
-            .entries
-            .extend_from_slice(raft.log.unstable.next_entries());
+        ready.entries.extend_from_slice(raft.log.unstable.next_entries());
         ready.snapshot = raft.log.unstable.next_snapshot().cloned().map(Box::new);
         ready.committed_entries = raft.log.next_committed(applies_unstable);
         ready.messages.append(&mut raft.messages);
-        ready.must_sync = !ready.entries.is_empty()
-            || hard_state.vote != last.vote
-            || hard_state.term != last.term;
+        ready.must_sync = !ready.entries.is_empty() || hard_state.vote != last.vote || hard_state.term != last.term;
         if raft.config.async_storage_writes {
             self.add_storage_messages(ready);
         } else {
@@ -407,15 +349,10 @@ impl<S: Storage, O: Observer> RawNode<S, O> {
         let raft = &mut self.raft;
         let id = raft.config.id;
         for message in raft.messages_after_append.drain(..) {
-            let queue = if message.to == id {
-                &mut self.steps_on_advance
-            } else {
-                &mut ready.messages
-            };
+            let queue = if message.to == id { &mut self.steps_on_advance } else { &mut ready.messages };
             queue.push(message);
         }
-        self.steps_on_advance
-            .extend(storage_append_resp(raft, ready));
+        self.steps_on_advance.extend(storage_append_resp(raft, ready));
         if !ready.committed_entries.is_empty() {
             self.steps_on_advance.push(storage_apply_resp(id, ready));
         }
@@ -438,11 +375,7 @@ impl<S: Storage, O: Observer> RawNode<S, O> {
         }
         raft.log.unstable.accept_in_progress();
         if let Some(last) = ready.committed_entries.last() {
-            raft.log.accept_applying(
-                last.index,
-                entries_size(&ready.committed_entries),
-                applies_unstable,
-            );
+            raft.log.accept_applying(last.index, entries_size(&ready.committed_entries), applies_unstable);
         }
     }
 
@@ -585,11 +518,7 @@ impl<S: Storage, O: Observer> RawNode<S, O> {
             applied: self.applied_index(),
             transferee: self.transferee(),
             config: self.raft.tracker.config.clone(),
-            progress: if self.is_leader() {
-                self.raft.tracker.progress.clone()
-            } else {
-                ProgressMap::default()
-            },
+            progress: if self.is_leader() { self.raft.tracker.progress.clone() } else { ProgressMap::default() },
         }
     }
 
@@ -620,40 +549,12 @@ impl<S: Storage, O: Observer> RawNode<S, O> {
 /// Terms and indexes that a peer can have, and a term where there must be one.
 fn check_numbers(message: &Message) -> Result<(), StepError> {
     use MessageType::*;
-    let Message {
-        term,
-        log_term,
-        index,
-        commit,
-        reject_hint,
-        ..
-    } = *message;
-    let snapshot = message
-        .snapshot
-        .as_ref()
-        .map_or((0, 0), |s| (s.metadata.term, s.metadata.index));
-    if [
-        term,
-        log_term,
-        index,
-        commit,
-        reject_hint,
-        snapshot.0,
-        snapshot.1,
-    ]
-    .into_iter()
-    .any(|n| n > NUMBER_MAX)
-    {
-        return Err(StepError::Malformed(
-            "a term or an index is impossibly large",
-        ));
+    let Message { term, log_term, index, commit, reject_hint, .. } = *message;
+    let snapshot = message.snapshot.as_ref().map_or((0, 0), |s| (s.metadata.term, s.metadata.index));
+    if [term, log_term, index, commit, reject_hint, snapshot.0, snapshot.1].into_iter().any(|n| n > NUMBER_MAX) {
+        return Err(StepError::Malformed("a term or an index is impossibly large"));
     }
-    if term == 0
-        && !matches!(
-            message.kind,
-            Prop | ReadIndex | StorageAppendResp | StorageApplyResp
-        )
-    {
+    if term == 0 && !matches!(message.kind, Prop | ReadIndex | StorageAppendResp | StorageApplyResp) {
         return Err(StepError::Malformed("the term is missing"));
     }
     Ok(())
@@ -665,19 +566,12 @@ fn check_numbers(message: &Message) -> Result<(), StepError> {
 /// has not changed since: entries written in an earlier term may have been replaced meanwhile, and the replacement not
 /// be written yet. As every new term is itself written, the acknowledgement of that write stands in for those that
 /// were ignored.
-fn storage_append_resp<S: Storage, O: Observer>(
-    raft: &Raft<S, O>,
-    ready: &Ready,
-) -> Option<Message> {
+fn storage_append_resp<S: Storage, O: Observer>(raft: &Raft<S, O>, ready: &Ready) -> Option<Message> {
     let unstable = !raft.log.unstable.entries.is_empty();
     if !unstable && ready.snapshot.is_none() {
         return None;
     }
-    let last = if unstable {
-        raft.log.last_id()
-    } else {
-        Default::default()
-    };
+    let last = if unstable { raft.log.last_id() } else { Default::default() };
     Some(Message {
         from: APPEND_THREAD,
         term: raft.term,
@@ -691,9 +585,5 @@ fn storage_append_resp<S: Storage, O: Observer>(
 /// What tells the group that the committed entries in `ready` are applied. Has no term: they stay committed in all.
 fn storage_apply_resp(id: u64, ready: &Ready) -> Message {
     let entries = ready.committed_entries.clone();
-    Message {
-        from: APPLY_THREAD,
-        entries,
-        ..Message::new(MessageType::StorageApplyResp, id)
-    }
+    Message { from: APPLY_THREAD, entries, ..Message::new(MessageType::StorageApplyResp, id) }
 }

@@ -41,12 +41,7 @@ pub(crate) struct ReadOnly {
 
 impl ReadOnly {
     pub fn new(option: ReadOnlyOption) -> ReadOnly {
-        ReadOnly {
-            option,
-            waiting: VecDeque::new(),
-            confirmed: 0,
-            acks: Vec::new(),
-        }
+        ReadOnly { option, waiting: VecDeque::new(), confirmed: 0, acks: Vec::new() }
     }
 
     /// Forgets all requests: this peer no longer leads in the term in which they came.
@@ -87,12 +82,7 @@ impl ReadOnly {
 
     /// Takes out the requests that a quorum of `voters` has confirmed by now.
     pub fn advance(&mut self, voters: &JointConfig) -> Vec<(ReadRequest, u64)> {
-        let acked = |id| {
-            self.acks
-                .binary_search_by_key(&id, |ack| ack.0)
-                .ok()
-                .map(|at| self.acks[at].1)
-        };
+        let acked = |id| self.acks.binary_search_by_key(&id, |ack| ack.0).ok().map(|at| self.acks[at].1);
         let confirmed = voters.committed_index(acked).min(self.position());
         if confirmed <= self.confirmed {
             return Vec::new();

@@ -147,19 +147,12 @@ impl Tracker {
 
     /// The largest index that a quorum has acknowledged.
     pub(crate) fn committed(&self) -> u64 {
-        self.config
-            .voters
-            .committed_index(|id| self.progress.get(id).map(|pr| pr.match_index))
+        self.config.voters.committed_index(|id| self.progress.get(id).map(|pr| pr.match_index))
     }
 
     /// Whether a quorum was heard from since the last check.
     pub(crate) fn quorum_active(&self) -> bool {
-        let active = |id| {
-            self.progress
-                .get(id)
-                .filter(|pr| !pr.is_learner)
-                .map(|pr| pr.recent_active)
-        };
+        let active = |id| self.progress.get(id).filter(|pr| !pr.is_learner).map(|pr| pr.recent_active);
         self.config.voters.vote_result(active) == VoteResult::Won
     }
 
@@ -174,10 +167,7 @@ impl Tracker {
     }
 
     fn vote(&self, id: u64) -> Option<bool> {
-        self.votes
-            .binary_search_by_key(&id, |vote| vote.0)
-            .ok()
-            .map(|at| self.votes[at].1)
+        self.votes.binary_search_by_key(&id, |vote| vote.0).ok().map(|at| self.votes[at].1)
     }
 
     /// The votes granted and rejected by present voters, and what they decide.
@@ -191,10 +181,6 @@ impl Tracker {
                 None => {}
             }
         }
-        (
-            granted,
-            rejected,
-            self.config.voters.vote_result(|id| self.vote(id)),
-        )
+        (granted, rejected, self.config.voters.vote_result(|id| self.vote(id)))
     }
 }

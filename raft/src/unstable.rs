@@ -25,26 +25,18 @@ pub(crate) struct Unstable {
 impl Unstable {
     /// Nothing unstable after a stored log that ends before `offset`.
     pub fn new(offset: u64) -> Unstable {
-        Unstable {
-            offset,
-            offset_in_progress: offset,
-            ..Unstable::default()
-        }
+        Unstable { offset, offset_in_progress: offset, ..Unstable::default() }
     }
 
     /// The first index of the log, if a snapshot decides that.
     pub fn first_index(&self) -> Option<u64> {
-        self.snapshot
-            .as_ref()
-            .map(|snapshot| snapshot.metadata.index + 1)
+        self.snapshot.as_ref().map(|snapshot| snapshot.metadata.index + 1)
     }
 
     /// The last index of the log, if that is unstable.
     pub fn last_index(&self) -> Option<u64> {
         if self.entries.is_empty() {
-            self.snapshot
-                .as_ref()
-                .map(|snapshot| snapshot.metadata.index)
+            self.snapshot.as_ref().map(|snapshot| snapshot.metadata.index)
         } else {
             Some(self.offset + self.entries.len() as u64 - 1)
         }
@@ -68,11 +60,7 @@ impl Unstable {
 
     /// The snapshot, if no write has been started for it.
     pub fn next_snapshot(&self) -> Option<&Snapshot> {
-        if self.snapshot_in_progress {
-            None
-        } else {
-            self.snapshot.as_deref()
-        }
+        if self.snapshot_in_progress { None } else { self.snapshot.as_deref() }
     }
 
     /// Writes of everything here have been started.
@@ -85,17 +73,11 @@ impl Unstable {
     pub fn stable_to<O: Observer>(&mut self, id: EntryId, obs: &mut O) {
         let EntryId { term, index } = id;
         let Some(here) = self.term(index) else {
-            info!(
-                *obs,
-                "entry at index {index} missing from unstable log; ignoring"
-            );
+            info!(*obs, "entry at index {index} missing from unstable log; ignoring");
             return;
         };
         if index < self.offset {
-            info!(
-                *obs,
-                "entry at index {index} matched unstable snapshot; ignoring"
-            );
+            info!(*obs, "entry at index {index} matched unstable snapshot; ignoring");
             return;
         }
         if here != term {
@@ -120,11 +102,7 @@ impl Unstable {
 
     /// The snapshot at `index` is stable.
     pub fn stable_snapshot_to(&mut self, index: u64) {
-        if self
-            .snapshot
-            .as_ref()
-            .is_some_and(|snapshot| snapshot.metadata.index == index)
-        {
+        if self.snapshot.as_ref().is_some_and(|snapshot| snapshot.metadata.index == index) {
             self.snapshot = None;
             self.snapshot_in_progress = false;
         }
@@ -137,17 +115,9 @@ impl Unstable {
     }
 
     /// Appends `entries`, after cutting off what they replace.
-    pub fn truncate_and_append<O: Observer>(
-        &mut self,
-        entries: impl Iterator<Item = Entry>,
-        from: u64,
-        obs: &mut O,
-    ) {
+    pub fn truncate_and_append<O: Observer>(&mut self, entries: impl Iterator<Item = Entry>, from: u64, obs: &mut O) {
         let end = self.offset + self.entries.len() as u64;
-        assert!(
-            from <= end,
-            "appended entries must follow the log without a gap: {from} > {end}"
-        );
+        assert!(from <= end, "appended entries must follow the log without a gap: {from} > {end}");
         if from == end {
             self.entries.extend(entries);
         } else if from <= self.offset {

@@ -22,10 +22,7 @@ impl<S: Storage, O: Observer> Raft<S, O> {
             return;
         }
         // Until they are applied, this peer does not know who its voters are.
-        match self
-            .log
-            .any_unapplied(|entry| entry.payload.is_conf_change())
-        {
+        match self.log.any_unapplied(|entry| entry.payload.is_conf_change()) {
             Ok(false) => {}
             Ok(true) => {
                 warning!(
@@ -45,10 +42,7 @@ impl<S: Storage, O: Observer> Raft<S, O> {
                 return;
             }
         }
-        info!(
-            self.obs,
-            "{id:x} is starting a new election at term {}", self.term
-        );
+        info!(self.obs, "{id:x} is starting a new election at term {}", self.term);
         self.campaign(campaign);
     }
 
@@ -56,18 +50,11 @@ impl<S: Storage, O: Observer> Raft<S, O> {
     fn campaign(&mut self, campaign: Campaign) {
         let id = self.config.id;
         if !self.promotable() {
-            warning!(
-                self.obs,
-                "{id:x} is unpromotable; campaign() should have been called"
-            );
+            warning!(self.obs, "{id:x} is unpromotable; campaign() should have been called");
         }
         let (kind, own, term) = if campaign == Campaign::PreElection {
             self.become_pre_candidate();
-            (
-                MessageType::PreVote,
-                MessageType::PreVoteResp,
-                self.term + 1,
-            )
+            (MessageType::PreVote, MessageType::PreVoteResp, self.term + 1)
         } else {
             self.become_candidate();
             (MessageType::Vote, MessageType::VoteResp, self.term)
@@ -75,10 +62,7 @@ impl<S: Storage, O: Observer> Raft<S, O> {
         let last = self.log.last_id();
         for to in self.tracker.config.voters.ids().iter() {
             if to == id {
-                self.send(Message {
-                    term,
-                    ..Message::new(own, id)
-                });
+                self.send(Message { term, ..Message::new(own, id) });
                 continue;
             }
             info!(
@@ -92,13 +76,7 @@ impl<S: Storage, O: Observer> Raft<S, O> {
                 Campaign::Transfer => Bytes::from_static(TRANSFER_CONTEXT),
                 Campaign::PreElection | Campaign::Election => Bytes::new(),
             };
-            let request = Message {
-                term,
-                index: last.index,
-                log_term: last.term,
-                context,
-                ..Message::new(kind, to)
-            };
+            let request = Message { term, index: last.index, log_term: last.term, context, ..Message::new(kind, to) };
             self.send(request);
         }
     }
@@ -107,11 +85,7 @@ impl<S: Storage, O: Observer> Raft<S, O> {
     pub(super) fn step_candidate(&mut self, message: Message) -> Result<(), StepError> {
         use MessageType::*;
         // A candidate may still hear answers to the pre-vote it has won.
-        let awaited = if self.role == Role::PreCandidate {
-            PreVoteResp
-        } else {
-            VoteResp
-        };
+        let awaited = if self.role == Role::PreCandidate { PreVoteResp } else { VoteResp };
         match message.kind {
             Prop => {
                 self.note_no_leader();
@@ -136,29 +110,19 @@ impl<S: Storage, O: Observer> Raft<S, O> {
                 );
                 Ok(())
             }
-            Hup | Beat | AppResp | Vote | VoteResp | HeartbeatResp | Unreachable | SnapStatus
-            | CheckQuorum | TransferLeader | ReadIndex | ReadIndexResp | PreVote | PreVoteResp
-            | StorageAppend | StorageAppendResp | StorageApply | StorageApplyResp
-            | ForgetLeader => Ok(()),
+            Hup | Beat | AppResp | Vote | VoteResp | HeartbeatResp | Unreachable | SnapStatus | CheckQuorum
+            | TransferLeader | ReadIndex | ReadIndexResp | PreVote | PreVoteResp | StorageAppend
+            | StorageAppendResp | StorageApply | StorageApplyResp | ForgetLeader => Ok(()),
         }
     }
 
     fn count_vote(&mut self, message: &Message) {
         let id = self.config.id;
         let rejection = if message.reject { " rejection" } else { "" };
-        info!(
-            self.obs,
-            "{id:x} received {}{rejection} from {:x} at term {}",
-            message.kind,
-            message.from,
-            self.term
-        );
+        info!(self.obs, "{id:x} received {}{rejection} from {:x} at term {}", message.kind, message.from, self.term);
         self.tracker.record_vote(message.from, !message.reject);
         let (granted, rejected, result) = self.tracker.tally_votes();
-        info!(
-            self.obs,
-            "{id:x} has received {granted} {} votes and {rejected} vote rejections", message.kind
-        );
+        info!(self.obs, "{id:x} has received {granted} {} votes and {rejected} vote rejections", message.kind);
         match result {
             VoteResult::Won if self.role == Role::PreCandidate => self.campaign(Campaign::Election),
             VoteResult::Won => {
@@ -172,9 +136,6 @@ impl<S: Storage, O: Observer> Raft<S, O> {
     }
 
     pub(super) fn note_no_leader(&mut self) {
-        info!(
-            self.obs,
-            "{:x} no leader at term {}; dropping proposal", self.config.id, self.term
-        );
+        info!(self.obs, "{:x} no leader at term {}; dropping proposal", self.config.id, self.term);
     }
 }

@@ -42,11 +42,7 @@ impl<S: Storage, O: Observer> Raft<S, O> {
 
     fn step_local(&mut self, kind: MessageType) {
         // None of the local messages of the clock can fail.
-        let _ = self.step(Message {
-            from: self.config.id,
-            kind,
-            ..Message::default()
-        });
+        let _ = self.step(Message { from: self.config.id, kind, ..Message::default() });
     }
 
     /// The number of ticks until one does more than count; `u64::MAX` if none will.
@@ -55,19 +51,10 @@ impl<S: Storage, O: Observer> Raft<S, O> {
             Role::Leader => {
                 let own = usize::from(self.tracker.progress.contains(self.config.id));
                 let alone = self.tracker.progress.len() == own;
-                let beat = if alone {
-                    u64::MAX
-                } else {
-                    left(self.heartbeat_elapsed, self.config.heartbeat_tick)
-                };
+                let beat = if alone { u64::MAX } else { left(self.heartbeat_elapsed, self.config.heartbeat_tick) };
                 // A leader that is its own quorum finds that active forever.
-                let check =
-                    (self.config.check_quorum && !(alone && own == 1)) || self.transferee != NONE;
-                let election = if check {
-                    left(self.election_elapsed, self.config.election_tick)
-                } else {
-                    u64::MAX
-                };
+                let check = (self.config.check_quorum && !(alone && own == 1)) || self.transferee != NONE;
+                let election = if check { left(self.election_elapsed, self.config.election_tick) } else { u64::MAX };
                 beat.min(election)
             }
             Role::Follower | Role::Candidate | Role::PreCandidate if self.promotable() => {
@@ -95,10 +82,8 @@ impl<S: Storage, O: Observer> Raft<S, O> {
     fn count_ticks(&mut self, ticks: u64) {
         match self.role {
             Role::Leader => {
-                self.heartbeat_elapsed =
-                    wrapped(self.heartbeat_elapsed, ticks, self.config.heartbeat_tick);
-                self.election_elapsed =
-                    wrapped(self.election_elapsed, ticks, self.config.election_tick);
+                self.heartbeat_elapsed = wrapped(self.heartbeat_elapsed, ticks, self.config.heartbeat_tick);
+                self.election_elapsed = wrapped(self.election_elapsed, ticks, self.config.election_tick);
             }
             Role::Follower | Role::Candidate | Role::PreCandidate => {
                 let elapsed = u64::from(self.election_elapsed).saturating_add(ticks);

@@ -37,31 +37,18 @@ impl<S: Storage, O: Observer> Raft<S, O> {
             }
             TransferLeader => {
                 if self.leader == NONE {
-                    info!(
-                        self.obs,
-                        "{id:x} no leader at term {}; dropping leader transfer msg", self.term
-                    );
+                    info!(self.obs, "{id:x} no leader at term {}; dropping leader transfer msg", self.term);
                 } else {
-                    self.send(Message {
-                        to: self.leader,
-                        term: 0,
-                        ..message
-                    });
+                    self.send(Message { to: self.leader, term: 0, ..message });
                 }
                 Ok(())
             }
             ForgetLeader => {
                 if self.read_only.option == ReadOnlyOption::LeaseBased {
                     // The leader counts on its followers not to help elect another one for a while.
-                    error!(
-                        self.obs,
-                        "ignoring MsgForgetLeader due to ReadOnlyLeaseBased"
-                    );
+                    error!(self.obs, "ignoring MsgForgetLeader due to ReadOnlyLeaseBased");
                 } else if self.leader != NONE {
-                    info!(
-                        self.obs,
-                        "{id:x} forgetting leader {:x} at term {}", self.leader, self.term
-                    );
+                    info!(self.obs, "{id:x} forgetting leader {:x} at term {}", self.leader, self.term);
                     self.leader = NONE;
                 }
                 Ok(())
@@ -79,16 +66,9 @@ impl<S: Storage, O: Observer> Raft<S, O> {
             }
             ReadIndex => {
                 if self.leader == NONE {
-                    info!(
-                        self.obs,
-                        "{id:x} no leader at term {}; dropping index reading msg", self.term
-                    );
+                    info!(self.obs, "{id:x} no leader at term {}; dropping index reading msg", self.term);
                 } else {
-                    self.send(Message {
-                        to: self.leader,
-                        term: 0,
-                        ..message
-                    });
+                    self.send(Message { to: self.leader, term: 0, ..message });
                 }
                 Ok(())
             }
@@ -105,15 +85,11 @@ impl<S: Storage, O: Observer> Raft<S, O> {
                 let Payload::Normal(context) = &entry.payload else {
                     return Err(StepError::Malformed("the context of a read is not bytes"));
                 };
-                self.read_states.push(ReadState {
-                    index: message.index,
-                    context: context.clone(),
-                });
+                self.read_states.push(ReadState { index: message.index, context: context.clone() });
                 Ok(())
             }
-            Hup | Beat | AppResp | Vote | VoteResp | HeartbeatResp | Unreachable | SnapStatus
-            | CheckQuorum | PreVote | PreVoteResp | StorageAppend | StorageAppendResp
-            | StorageApply | StorageApplyResp => Ok(()),
+            Hup | Beat | AppResp | Vote | VoteResp | HeartbeatResp | Unreachable | SnapStatus | CheckQuorum
+            | PreVote | PreVoteResp | StorageAppend | StorageAppendResp | StorageApply | StorageApplyResp => Ok(()),
         }
     }
 
@@ -132,46 +108,24 @@ impl<S: Storage, O: Observer> Raft<S, O> {
         if self.config.disable_proposal_forwarding {
             info!(
                 self.obs,
-                "{:x} not forwarding to leader {leader:x} at term {}; dropping proposal",
-                self.config.id,
-                self.term
+                "{:x} not forwarding to leader {leader:x} at term {}; dropping proposal", self.config.id, self.term
             );
             return Err(ProposeError::ForwardingDisabled { leader });
         }
-        self.send(Message {
-            to: leader,
-            term: 0,
-            ..message
-        });
+        self.send(Message { to: leader, term: 0, ..message });
         Ok(leader)
     }
 
     fn handle_append(&mut self, message: Message) {
-        let Message {
-            from,
-            log_term,
-            index,
-            entries,
-            commit,
-            ..
-        } = message;
+        let Message { from, log_term, index, entries, commit, .. } = message;
         if index < self.log.committed {
             // What is committed is known to match; an old message, or a leader that does not know how far we are.
-            self.send(Message {
-                index: self.log.committed,
-                ..Message::new(MessageType::AppResp, from)
-            });
+            self.send(Message { index: self.log.committed, ..Message::new(MessageType::AppResp, from) });
             return;
         }
-        let prev = EntryId {
-            term: log_term,
-            index,
-        };
+        let prev = EntryId { term: log_term, index };
         if let Some(last) = self.log.maybe_append(prev, entries, commit, &mut self.obs) {
-            self.send(Message {
-                index: last,
-                ..Message::new(MessageType::AppResp, from)
-            });
+            self.send(Message { index: last, ..Message::new(MessageType::AppResp, from) });
             return;
         }
         debug!(
@@ -196,16 +150,10 @@ impl<S: Storage, O: Observer> Raft<S, O> {
     fn handle_heartbeat(&mut self, message: Message) -> Result<(), StepError> {
         let last = self.log.last_index();
         if message.commit > last {
-            return Err(StepError::CommitBeyondLog {
-                commit: message.commit,
-                last,
-            });
+            return Err(StepError::CommitBeyondLog { commit: message.commit, last });
         }
         self.log.commit_to(message.commit);
-        self.send(Message {
-            context: message.context,
-            ..Message::new(MessageType::HeartbeatResp, message.from)
-        });
+        self.send(Message { context: message.context, ..Message::new(MessageType::HeartbeatResp, message.from) });
         Ok(())
     }
 
@@ -213,21 +161,13 @@ impl<S: Storage, O: Observer> Raft<S, O> {
         let snapshot = message.snapshot.unwrap_or_default();
         let (index, term) = (snapshot.metadata.index, snapshot.metadata.term);
         let restored = self.restore(snapshot);
-        let (verdict, acked) = if restored {
-            ("restored", self.log.last_index())
-        } else {
-            ("ignored", self.log.committed)
-        };
+        let (verdict, acked) =
+            if restored { ("restored", self.log.last_index()) } else { ("ignored", self.log.committed) };
         info!(
             self.obs,
-            "{:x} [commit: {}] {verdict} snapshot [index: {index}, term: {term}]",
-            self.config.id,
-            self.log.committed
+            "{:x} [commit: {}] {verdict} snapshot [index: {index}, term: {term}]", self.config.id, self.log.committed
         );
-        self.send(Message {
-            index: acked,
-            ..Message::new(MessageType::AppResp, message.from)
-        });
+        self.send(Message { index: acked, ..Message::new(MessageType::AppResp, message.from) });
     }
 
     /// Replaces log and configuration by those of `snapshot`. False if there is no need for it, or it is not for us.
@@ -238,19 +178,13 @@ impl<S: Storage, O: Observer> Raft<S, O> {
             return false;
         }
         if self.role != Role::Follower {
-            warning!(
-                self.obs,
-                "{id:x} attempted to restore snapshot as leader; should never happen"
-            );
+            warning!(self.obs, "{id:x} attempted to restore snapshot as leader; should never happen");
             self.become_follower(self.term + 1, NONE);
             return false;
         }
         let members = &snapshot.metadata.conf_state;
         // Those who will be learners still are outgoing voters.
-        if ![&members.voters, &members.learners, &members.voters_outgoing]
-            .iter()
-            .any(|ids| ids.contains(&id))
-        {
+        if ![&members.voters, &members.learners, &members.voters_outgoing].iter().any(|ids| ids.contains(&id)) {
             warning!(
                 self.obs,
                 "{id:x} attempted to restore snapshot but it is not in the ConfState {members}; should never happen"
@@ -270,21 +204,14 @@ impl<S: Storage, O: Observer> Raft<S, O> {
             self.log.commit_to(index);
             return false;
         }
-        let tracker = match confchange::restore(
-            members,
-            index,
-            self.config.max_inflight_msgs,
-            self.config.max_inflight_bytes,
-        ) {
-            Ok(tracker) => tracker,
-            Err(err) => {
-                error!(
-                    self.obs,
-                    "{id:x} ignored a snapshot with an impossible ConfState {members}: {err}"
-                );
-                return false;
-            }
-        };
+        let tracker =
+            match confchange::restore(members, index, self.config.max_inflight_msgs, self.config.max_inflight_bytes) {
+                Ok(tracker) => tracker,
+                Err(err) => {
+                    error!(self.obs, "{id:x} ignored a snapshot with an impossible ConfState {members}: {err}");
+                    return false;
+                }
+            };
         self.log.restore(snapshot, &mut self.obs);
         self.tracker = tracker;
         self.configuration_switched();

@@ -1,10 +1,11 @@
 //! Leading: proposals, and what followers answer.
 
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use crate::conf::ConfChangeV2;
+use crate::confchange::Changer;
 use crate::error::{ProposeError, StepError};
 use crate::message::{Entry, Message, MessageType, NONE, Payload, payloads_size};
 use crate::observer::{Observer, debug, info, warning};
@@ -22,11 +23,7 @@ pub enum Proposed {
     /// It was sent on to the leader `to`. Nothing will be known of it until it is applied.
     Forwarded { to: u64 },
     /// A configuration change that is not possible now. An empty entry was appended in its place.
-    ConfChangeIgnored {
-        term: u64,
-        index: u64,
-        reason: String,
-    },
+    ConfChangeIgnored { term: u64, index: u64, reason: String },
 }
 
 impl<S: Storage, O: Observer> Raft<S, O> {
@@ -46,9 +43,8 @@ impl<S: Storage, O: Observer> Raft<S, O> {
             Unreachable => self.handle_unreachable(message.from),
             TransferLeader => self.handle_transfer(message.from),
             ForgetLeader => {}
-            Hup | App | Vote | VoteResp | Snap | Heartbeat | TimeoutNow | ReadIndexResp
-            | PreVote | PreVoteResp | StorageAppend | StorageAppendResp | StorageApply
-            | StorageApplyResp => {
+            Hup | App | Vote | VoteResp | Snap | Heartbeat | TimeoutNow | ReadIndexResp | PreVote | PreVoteResp
+            | StorageAppend | StorageAppendResp | StorageApply | StorageApplyResp => {
                 self.note_no_progress(message.from);
             }
         }
@@ -59,21 +55,14 @@ impl<S: Storage, O: Observer> Raft<S, O> {
     pub(super) fn note_no_progress(&mut self, from: u64) -> bool {
         let known = self.tracker.progress.contains(from);
         if !known {
-            debug!(
-                self.obs,
-                "{:x} no progress available for {from:x}", self.config.id
-            );
+            debug!(self.obs, "{:x} no progress available for {from:x}", self.config.id);
         }
         !known
     }
 
     fn check_quorum(&mut self) {
         if !self.tracker.quorum_active() {
-            warning!(
-                self.obs,
-                "{:x} stepped down to follower since quorum is not active",
-                self.config.id
-            );
+            warning!(self.obs, "{:x} stepped down to follower since quorum is not active", self.config.id);
             self.become_follower(self.term, NONE);
         }
         for (id, progress) in self.tracker.progress.iter_mut() {
@@ -96,11 +85,7 @@ impl<S: Storage, O: Observer> Raft<S, O> {
             }
             Role::Follower => {
                 let from = self.config.id;
-                let to = self.forward_proposal(Message {
-                    from,
-                    entries,
-                    ..Message::new(MessageType::Prop, NONE)
-                })?;
+                let to = self.forward_proposal(Message { from, entries, ..Message::new(MessageType::Prop, NONE) })?;
                 Ok(Proposed::Forwarded { to })
             }
         }
@@ -121,9 +106,7 @@ impl<S: Storage, O: Observer> Raft<S, O> {
                 self.term,
                 self.transferee
             );
-            return Err(ProposeError::TransferInProgress {
-                to: self.transferee,
-            });
+            return Err(ProposeError::TransferInProgress { to: self.transferee });
         }
         let mut ignored = None;
         for (n, entry) in entries.iter_mut().enumerate() {
@@ -148,31 +131,30 @@ impl<S: Storage, O: Observer> Raft<S, O> {
         let index = self.append(entries).ok_or(ProposeError::UncommittedLimit)?;
         self.broadcast_append();
         Ok(match ignored {
-            Some(reason) => Proposed::ConfChangeIgnored {
-                term,
-                index,
-                reason,
-            },
+            Some(reason) => Proposed::ConfChangeIgnored { term, index, reason },
             None => Proposed::Appended { term, index },
         })
     }
 
-    /// Why `change` cannot be proposed, as far as a leader that may not have applied everything can tell.
+    /// Why `change` cannot be proposed now.
     fn refusal(&self, change: &ConfChangeV2) -> Option<String> {
         let joint = self.tracker.config.voters.is_joint();
         let leave = change.changes.is_empty();
         if self.pending_conf_index > self.log.applied {
-            Some(format!(
+            return Some(format!(
                 "possible unapplied conf change at index {} (applied to {})",
                 self.pending_conf_index, self.log.applied
-            ))
-        } else if joint && !leave {
-            Some("must transition out of joint config first".into())
-        } else if !joint && leave {
-            Some("not in joint state; refusing empty conf change".into())
-        } else {
-            None
+            ));
         }
+        if joint && !leave {
+            return Some("must transition out of joint config first".into());
+        }
+        if !joint && leave {
+            return Some("not in joint state; refusing empty conf change".into());
+        }
+        // Nothing is pending, so this is the configuration to which the change will be applied, on all peers.
+        let changer = Changer { tracker: &self.tracker, last_index: self.log.last_index() };
+        changer.change(change).err().map(|err| err.to_string())
     }
 
     /// Appends to the own log, and queues the acknowledgement to oneself that counts once the entries are durable.
@@ -192,10 +174,7 @@ impl<S: Storage, O: Observer> Raft<S, O> {
             return None;
         }
         let last = self.log.append(entries, &mut self.obs);
-        self.send(Message {
-            index: last,
-            ..Message::new(MessageType::AppResp, self.config.id)
-        });
+        self.send(Message { index: last, ..Message::new(MessageType::AppResp, self.config.id) });
         Some(first)
     }
 
@@ -219,16 +198,8 @@ impl<S: Storage, O: Observer> Raft<S, O> {
             return;
         }
         let (id, term) = (self.config.id, self.term);
-        if self
-            .tracker
-            .progress
-            .get(transferee)
-            .is_some_and(|pr| pr.is_learner)
-        {
-            debug!(
-                self.obs,
-                "{id:x} is learner. Ignored transferring leadership"
-            );
+        if self.tracker.progress.get(transferee).is_some_and(|pr| pr.is_learner) {
+            debug!(self.obs, "{id:x} is learner. Ignored transferring leadership");
             return;
         }
         let previous = self.transferee;
@@ -242,22 +213,13 @@ impl<S: Storage, O: Observer> Raft<S, O> {
         }
         if previous != NONE {
             self.transferee = NONE;
-            info!(
-                self.obs,
-                "{id:x} [term {term}] abort previous transferring leadership to {previous:x}"
-            );
+            info!(self.obs, "{id:x} [term {term}] abort previous transferring leadership to {previous:x}");
         }
         if transferee == id {
-            debug!(
-                self.obs,
-                "{id:x} is already leader. Ignored transferring leadership to self"
-            );
+            debug!(self.obs, "{id:x} is already leader. Ignored transferring leadership to self");
             return;
         }
-        info!(
-            self.obs,
-            "{id:x} [term {term}] starts to transfer leadership to {transferee:x}"
-        );
+        info!(self.obs, "{id:x} [term {term}] starts to transfer leadership to {transferee:x}");
         // It has one election timeout to succeed.
         self.election_elapsed = 0;
         self.transferee = transferee;
@@ -274,10 +236,7 @@ impl<S: Storage, O: Observer> Raft<S, O> {
 
     /// Whether `id` has the whole log.
     pub(super) fn is_caught_up(&self, id: u64) -> bool {
-        self.tracker
-            .progress
-            .get(id)
-            .is_some_and(|pr| pr.match_index == self.log.last_index())
+        self.tracker.progress.get(id).is_some_and(|pr| pr.match_index == self.log.last_index())
     }
 
     fn handle_unreachable(&mut self, from: u64) {
@@ -293,8 +252,7 @@ impl<S: Storage, O: Observer> Raft<S, O> {
         }
         debug!(
             self.obs,
-            "{:x} failed to send message to {from:x} because it is unreachable [{progress}]",
-            self.config.id
+            "{:x} failed to send message to {from:x} because it is unreachable [{progress}]", self.config.id
         );
     }
 
@@ -318,8 +276,7 @@ impl<S: Storage, O: Observer> Raft<S, O> {
         };
         debug!(
             self.obs,
-            "{:x} snapshot {verdict}, resumed sending replication messages to {from:x} [{progress}]",
-            self.config.id
+            "{:x} snapshot {verdict}, resumed sending replication messages to {from:x} [{progress}]", self.config.id
         );
         // Its acknowledgement will come by itself; after a failure, the next heartbeat response is soon enough.
         progress.append_paused = true;

@@ -11,15 +11,13 @@ use crate::raft::{Raft, Role};
 use crate::storage::Storage;
 
 impl<S: Storage, O: Observer> Raft<S, O> {
-    /// Switches to the configuration that `change` leads to.
-    pub(crate) fn apply_conf_change(
-        &mut self,
-        change: &ConfChangeV2,
-    ) -> Result<ConfState, ConfChangeError> {
-        let changer = Changer {
-            tracker: &self.tracker,
-            last_index: self.log.last_index(),
-        };
+    /// Switches to the configuration that `change` leads to, unless a snapshot has overtaken it.
+    pub(crate) fn apply_conf_change(&mut self, change: &ConfChangeV2) -> Result<ConfState, ConfChangeError> {
+        if self.log.has_snapshot() {
+            // The change was handed out before the snapshot came, whose configuration already includes it.
+            return Ok(self.tracker.config.to_conf_state());
+        }
+        let changer = Changer { tracker: &self.tracker, last_index: self.log.last_index() };
         let (config, progress) = changer.change(change)?;
         self.tracker.config = config;
         self.tracker.progress = progress;
@@ -29,10 +27,7 @@ impl<S: Storage, O: Observer> Raft<S, O> {
     /// Does what a new configuration calls for.
     pub(super) fn configuration_switched(&mut self) -> ConfState {
         let id = self.config.id;
-        info!(
-            self.obs,
-            "{id:x} switched to configuration {}", self.tracker.config
-        );
+        info!(self.obs, "{id:x} switched to configuration {}", self.tracker.config);
         let conf_state = self.tracker.config.to_conf_state();
         let own = self.tracker.progress.get(id);
         let removed = own.is_none();
@@ -59,6 +54,8 @@ impl<S: Storage, O: Observer> Raft<S, O> {
                 }
             }
         }
+        // A smaller quorum may have confirmed reads already, and the removed members will not be heard again.
+        self.answer_confirmed_reads();
         if self.transferee != NONE && !self.tracker.config.voters.contains(self.transferee) {
             self.transferee = NONE;
         }
@@ -73,16 +70,11 @@ impl<S: Storage, O: Observer> Raft<S, O> {
             return;
         }
         let payload = Payload::ConfChangeV2(Box::default());
-        let proposed = self.propose(alloc::vec![Entry {
-            payload,
-            ..Entry::default()
-        }]);
+        let proposed = self.propose(alloc::vec![Entry { payload, ..Entry::default() }]);
         match proposed {
-            Ok(_) => info!(
-                self.obs,
-                "initiating automatic transition out of joint configuration {}",
-                self.tracker.config
-            ),
+            Ok(_) => {
+                info!(self.obs, "initiating automatic transition out of joint configuration {}", self.tracker.config)
+            }
             Err(_) => debug!(
                 self.obs,
                 "not initiating automatic transition out of joint configuration {}: raft proposal dropped",

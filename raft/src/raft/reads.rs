@@ -14,10 +14,7 @@ impl ReadRequest {
     pub(super) fn from_message(message: Message) -> Result<ReadRequest, StepError> {
         let mut entries = message.entries.into_iter();
         match (entries.next().map(|entry| entry.payload), entries.next()) {
-            (Some(Payload::Normal(context)), None) => Ok(ReadRequest {
-                from: message.from,
-                context,
-            }),
+            (Some(Payload::Normal(context)), None) => Ok(ReadRequest { from: message.from, context }),
             _ => Err(StepError::Malformed("a read needs exactly one context")),
         }
     }
@@ -26,14 +23,21 @@ impl ReadRequest {
 impl<S: Storage, O: Observer> Raft<S, O> {
     /// Takes a read request on the leader.
     pub(super) fn read_index(&mut self, request: ReadRequest) {
-        if self.tracker.config.voters.is_singleton() {
-            self.answer_read(request, self.log.committed);
-        } else if self.has_committed_in_term() {
-            self.confirm_read(request);
-        } else {
+        if !self.has_committed_in_term() {
             // The commit index of a new leader may lie behind what its predecessor acknowledged.
             self.postponed_reads.push(request);
+        } else if self.is_only_voter() {
+            self.answer_read(request, self.log.committed);
+        } else {
+            self.confirm_read(request);
         }
+    }
+
+    /// Whether nobody else can elect a leader. A leader that was removed is not the only voter, even where there is
+    /// only one: that one may have elected itself.
+    fn is_only_voter(&self) -> bool {
+        let voters = &self.tracker.config.voters;
+        voters.is_singleton() && voters.contains(self.config.id)
     }
 
     /// Whether an entry of this term is committed: only then does this leader know all that is.
@@ -45,8 +49,7 @@ impl<S: Storage, O: Observer> Raft<S, O> {
         match self.read_only.option {
             ReadOnlyOption::Safe => {
                 self.read_only.add(self.log.committed, request);
-                self.read_only
-                    .receive_ack(self.config.id, self.read_only.position());
+                self.read_only.receive_ack(self.config.id, self.read_only.position());
                 self.broadcast_heartbeat();
             }
             ReadOnlyOption::LeaseBased => self.answer_read(request, self.log.committed),
@@ -59,13 +62,18 @@ impl<S: Storage, O: Observer> Raft<S, O> {
             return;
         }
         for request in core::mem::take(&mut self.postponed_reads) {
-            self.confirm_read(request);
+            self.read_index(request);
         }
     }
 
     /// Peer `from` has confirmed the first `position` reads.
     pub(super) fn confirm_reads(&mut self, from: u64, position: u64) {
         self.read_only.receive_ack(from, position);
+        self.answer_confirmed_reads();
+    }
+
+    /// Answers what a quorum has confirmed.
+    pub(super) fn answer_confirmed_reads(&mut self) {
         for (request, index) in self.read_only.advance(&self.tracker.config.voters) {
             self.answer_read(request, index);
         }
@@ -76,15 +84,8 @@ impl<S: Storage, O: Observer> Raft<S, O> {
         if from == NONE || from == self.config.id {
             self.read_states.push(ReadState { index, context });
         } else {
-            let entries = vec![Entry {
-                payload: Payload::Normal(context),
-                ..Entry::default()
-            }];
-            self.send(Message {
-                index,
-                entries,
-                ..Message::new(MessageType::ReadIndexResp, from)
-            });
+            let entries = vec![Entry { payload: Payload::Normal(context), ..Entry::default() }];
+            self.send(Message { index, entries, ..Message::new(MessageType::ReadIndexResp, from) });
         }
     }
 }

@@ -56,13 +56,7 @@ impl<S: Storage, O: Observer> Raft<S, O> {
             progress.sent_entries(entries.len(), payloads_size(&entries));
             progress.note_sent_commit(commit);
         }
-        self.send(Message {
-            index: next - 1,
-            log_term,
-            entries,
-            commit,
-            ..Message::new(MessageType::App, to)
-        });
+        self.send(Message { index: next - 1, log_term, entries, commit, ..Message::new(MessageType::App, to) });
         true
     }
 
@@ -72,10 +66,7 @@ impl<S: Storage, O: Observer> Raft<S, O> {
             return false;
         };
         if !progress.recent_active {
-            debug!(
-                self.obs,
-                "ignore sending snapshot to {to:x} since it is not recently active"
-            );
+            debug!(self.obs, "ignore sending snapshot to {to:x} since it is not recently active");
             return false;
         }
         let snapshot = match self.log.snapshot(to) {
@@ -88,10 +79,7 @@ impl<S: Storage, O: Observer> Raft<S, O> {
                 return false;
             }
         };
-        assert!(
-            !snapshot.is_empty(),
-            "storage whose log is compacted must have a snapshot"
-        );
+        assert!(!snapshot.is_empty(), "storage whose log is compacted must have a snapshot");
         let (index, term) = (snapshot.metadata.index, snapshot.metadata.term);
         debug!(
             self.obs,
@@ -100,15 +88,9 @@ impl<S: Storage, O: Observer> Raft<S, O> {
             self.log.committed
         );
         progress.become_snapshot(index);
-        debug!(
-            self.obs,
-            "{id:x} paused sending replication messages to {to:x} [{progress}]"
-        );
+        debug!(self.obs, "{id:x} paused sending replication messages to {to:x} [{progress}]");
         let snapshot = Some(Box::new(snapshot));
-        self.send(Message {
-            snapshot,
-            ..Message::new(MessageType::Snap, to)
-        });
+        self.send(Message { snapshot, ..Message::new(MessageType::Snap, to) });
         true
     }
 
@@ -140,19 +122,12 @@ impl<S: Storage, O: Observer> Raft<S, O> {
         // Never more than is known to match: beyond that, the follower's log may be another one.
         let commit = progress.match_index.min(self.log.committed);
         progress.note_sent_commit(commit);
-        self.send(Message {
-            commit,
-            context,
-            ..Message::new(MessageType::Heartbeat, to)
-        });
+        self.send(Message { commit, context, ..Message::new(MessageType::Heartbeat, to) });
     }
 
     /// Commits what a quorum has, if it is of this term. Whether that moved the commit index.
     pub(super) fn maybe_commit(&mut self) -> bool {
-        self.log.maybe_commit(EntryId {
-            term: self.term,
-            index: self.tracker.committed(),
-        })
+        self.log.maybe_commit(EntryId { term: self.term, index: self.tracker.committed() })
     }
 
     pub(super) fn handle_append_resp(&mut self, message: Message) -> Result<(), StepError> {
@@ -162,10 +137,7 @@ impl<S: Storage, O: Observer> Raft<S, O> {
         }
         let last = self.log.last_index();
         if !message.reject && message.index > last {
-            return Err(StepError::AckBeyondLog {
-                index: message.index,
-                last,
-            });
+            return Err(StepError::AckBeyondLog { index: message.index, last });
         }
         let Some(progress) = self.tracker.progress.get_mut(from) else {
             return Ok(());
@@ -210,10 +182,7 @@ impl<S: Storage, O: Observer> Raft<S, O> {
             while self.maybe_send_append(from, false) {}
         }
         if from == self.transferee && self.is_caught_up(from) {
-            info!(
-                self.obs,
-                "{:x} sent MsgTimeoutNow to {from:x} after received MsgAppResp", self.config.id
-            );
+            info!(self.obs, "{:x} sent MsgTimeoutNow to {from:x} after received MsgAppResp", self.config.id);
             self.send(Message::new(MessageType::TimeoutNow, from));
         }
         Ok(())
@@ -223,32 +192,19 @@ impl<S: Storage, O: Observer> Raft<S, O> {
     /// to there with a higher term cannot match, as terms only rise along a log. So both sides together need about
     /// one probe per term, not per entry.
     fn handle_rejected_append(&mut self, message: Message) {
-        let Message {
-            from,
-            index,
-            reject_hint,
-            log_term,
-            ..
-        } = message;
+        let Message { from, index, reject_hint, log_term, .. } = message;
         debug!(
             self.obs,
             "{:x} received MsgAppResp(rejected, hint: (index {reject_hint}, term {log_term})) from {from:x} for index \
              {index}",
             self.config.id
         );
-        let hint = if log_term > 0 {
-            self.log.find_conflict_by_term(reject_hint, log_term).0
-        } else {
-            reject_hint
-        };
+        let hint = if log_term > 0 { self.log.find_conflict_by_term(reject_hint, log_term).0 } else { reject_hint };
         let Some(progress) = self.tracker.progress.get_mut(from) else {
             return;
         };
         if progress.maybe_decrease_to(index, hint) {
-            debug!(
-                self.obs,
-                "{:x} decreased progress of {from:x} to [{progress}]", self.config.id
-            );
+            debug!(self.obs, "{:x} decreased progress of {from:x} to [{progress}]", self.config.id);
             if progress.state == ProgressState::Replicate {
                 progress.become_probe();
             }
@@ -276,9 +232,7 @@ impl<S: Storage, O: Observer> Raft<S, O> {
         let position = self
             .read_only
             .decode(&message.context)
-            .ok_or(StepError::Malformed(
-                "the context of a heartbeat response is none that was sent",
-            ))?;
+            .ok_or(StepError::Malformed("the context of a heartbeat response is none that was sent"))?;
         self.confirm_reads(from, position);
         Ok(())
     }

@@ -19,20 +19,12 @@ pub struct Inflights {
 impl Inflights {
     /// At most `count_max` messages, and none once `bytes_max` is reached (0: no limit).
     pub fn new(count_max: usize, bytes_max: u64) -> Inflights {
-        Inflights {
-            window: VecDeque::new(),
-            bytes: 0,
-            count_max,
-            bytes_max,
-        }
+        Inflights { window: VecDeque::new(), bytes: 0, count_max, bytes_max }
     }
 
     /// Records a message that ends at `index`.
     pub fn add(&mut self, index: u64, bytes: u64) {
-        assert!(
-            !self.is_full(),
-            "a message was sent to a follower whose in-flight window is full"
-        );
+        assert!(!self.is_full(), "a message was sent to a follower whose in-flight window is full");
         debug_assert!(self.window.back().is_none_or(|&(last, _)| last < index));
         self.window.push_back((index, bytes));
         self.bytes = self.bytes.saturating_add(bytes);

@@ -182,11 +182,7 @@ impl Progress {
 
 impl fmt::Display for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} match={} next={}",
-            self.state, self.match_index, self.next
-        )?;
+        write!(f, "{} match={} next={}", self.state, self.match_index, self.next)?;
         if self.is_learner {
             f.write_str(" learner")?;
         }

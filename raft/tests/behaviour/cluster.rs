@@ -30,10 +30,7 @@ pub fn config(id: u64) -> Config {
 }
 
 pub fn voters(ids: &[u64]) -> ConfState {
-    ConfState {
-        voters: ids.to_vec(),
-        ..ConfState::default()
-    }
+    ConfState { voters: ids.to_vec(), ..ConfState::default() }
 }
 
 /// Entries 1, 2, … of the given terms.
@@ -42,11 +39,7 @@ pub fn entries(terms: &[u64]) -> Vec<Entry> {
 }
 
 pub fn entries_after(index: u64, terms: &[u64]) -> Vec<Entry> {
-    let entry = |(n, &term): (usize, &u64)| Entry {
-        term,
-        index: index + 1 + n as u64,
-        ..Entry::default()
-    };
+    let entry = |(n, &term): (usize, &u64)| Entry { term, index: index + 1 + n as u64, ..Entry::default() };
     terms.iter().enumerate().map(entry).collect()
 }
 
@@ -56,20 +49,11 @@ pub fn data(text: &str) -> Payload {
 
 /// A message in which only these fields are set.
 pub fn message(kind: MessageType, from: u64, to: u64, term: u64) -> Message {
-    Message {
-        kind,
-        from,
-        to,
-        term,
-        ..Message::default()
-    }
+    Message { kind, from, to, term, ..Message::default() }
 }
 
 pub fn change(kind: ConfChangeType, node_id: u64) -> ConfChangeV2 {
-    ConfChangeV2 {
-        changes: vec![ConfChangeSingle { kind, node_id }],
-        ..ConfChangeV2::default()
-    }
+    ConfChangeV2 { changes: vec![ConfChangeSingle { kind, node_id }], ..ConfChangeV2::default() }
 }
 
 impl Peer {
@@ -79,30 +63,18 @@ impl Peer {
     }
 
     /// A peer whose storage is prepared by `prepare`.
-    pub fn with(
-        config: Config,
-        members: ConfState,
-        prepare: impl FnOnce(&mut MemoryStorage),
-    ) -> Peer {
+    pub fn with(config: Config, members: ConfState, prepare: impl FnOnce(&mut MemoryStorage)) -> Peer {
         let mut storage = MemoryStorage::with_conf_state(members.clone());
         prepare(&mut storage);
         let node = RawNode::new(config, storage, ()).expect("the configuration is valid");
-        Peer {
-            node,
-            applied: Vec::new(),
-            reads: Vec::new(),
-            members,
-        }
+        Peer { node, applied: Vec::new(), reads: Vec::new(), members }
     }
 
     /// A peer among `ids` with a log of the given terms, in the term of the last entry or the given one.
     pub fn with_log(config: Config, ids: &[u64], terms: &[u64], term: u64) -> Peer {
         Peer::with(config, voters(ids), |storage| {
             storage.append(&entries(terms));
-            storage.set_hard_state(HardState {
-                term,
-                ..HardState::default()
-            });
+            storage.set_hard_state(HardState { term, ..HardState::default() });
         })
     }
 
@@ -113,10 +85,7 @@ impl Peer {
             let ready = self.node.ready();
             if let Some(snapshot) = &ready.snapshot {
                 self.members = snapshot.metadata.conf_state.clone();
-                self.node
-                    .storage_mut()
-                    .apply_snapshot((**snapshot).clone())
-                    .unwrap();
+                self.node.storage_mut().apply_snapshot((**snapshot).clone()).unwrap();
             }
             self.node.storage_mut().append(&ready.entries);
             if let Some(hard_state) = ready.hard_state {
@@ -150,11 +119,7 @@ impl Peer {
             let pre = kind == MessageType::PreVoteResp;
             let own = self.node.id();
             for &id in ids.iter().filter(|&&id| id != own) {
-                let awaited = if pre {
-                    Role::PreCandidate
-                } else {
-                    Role::Candidate
-                };
+                let awaited = if pre { Role::PreCandidate } else { Role::Candidate };
                 if self.node.role() == awaited {
                     let term = self.node.term() + u64::from(pre);
                     self.deliver(message(kind, id, own, term));
@@ -167,37 +132,28 @@ impl Peer {
     /// Acknowledges the leader's whole log in the name of `from`, and returns what is sent.
     pub fn acknowledge(&mut self, from: u64) -> Vec<Message> {
         let index = self.node.last_index();
-        let ack = Message {
-            index,
-            ..message(MessageType::AppResp, from, self.node.id(), self.node.term())
-        };
+        let ack = Message { index, ..message(MessageType::AppResp, from, self.node.id(), self.node.term()) };
         self.deliver(ack)
     }
 
     /// The terms of the log, from its first entry on.
     pub fn terms(&self) -> Vec<u64> {
         let storage = self.node.storage();
-        (storage.first_index()..=storage.last_index())
-            .map(|index| storage.term(index).unwrap())
-            .collect()
+        (storage.first_index()..=storage.last_index()).map(|index| storage.term(index).unwrap()).collect()
     }
 
     /// Makes a snapshot at the applied index and drops the log up to there.
     pub fn compact(&mut self) {
         let (index, members) = (self.node.applied_index(), self.members.clone());
         let storage = self.node.storage_mut();
-        storage
-            .create_snapshot(index, Some(members), Bytes::from_static(b"state"))
-            .unwrap();
+        storage.create_snapshot(index, Some(members), Bytes::from_static(b"state")).unwrap();
         storage.compact(index).unwrap();
     }
 
     /// What was applied, without empty entries.
     pub fn applied_data(&self) -> Vec<String> {
         let text = |entry: &Entry| match &entry.payload {
-            Payload::Normal(data) if !data.is_empty() => {
-                Some(String::from_utf8(data.to_vec()).unwrap())
-            }
+            Payload::Normal(data) if !data.is_empty() => Some(String::from_utf8(data.to_vec()).unwrap()),
             _ => None,
         };
         self.applied.iter().filter_map(text).collect()
@@ -230,14 +186,8 @@ impl Cluster {
     }
 
     pub fn of(peers: impl IntoIterator<Item = Peer>) -> Cluster {
-        let peers = peers
-            .into_iter()
-            .map(|peer| (peer.node.id(), peer))
-            .collect();
-        Cluster {
-            peers,
-            ..Cluster::default()
-        }
+        let peers = peers.into_iter().map(|peer| (peer.node.id(), peer)).collect();
+        Cluster { peers, ..Cluster::default() }
     }
 
     pub fn peer(&mut self, id: u64) -> &mut Peer {
@@ -258,12 +208,7 @@ impl Cluster {
     }
 
     pub fn isolate(&mut self, id: u64) {
-        let others: Vec<u64> = self
-            .peers
-            .keys()
-            .copied()
-            .filter(|&other| other != id)
-            .collect();
+        let others: Vec<u64> = self.peers.keys().copied().filter(|&other| other != id).collect();
         others.into_iter().for_each(|other| self.cut(id, other));
     }
 
@@ -286,9 +231,7 @@ impl Cluster {
             let Some(message) = self.queue.pop_front() else {
                 return;
             };
-            if self.cuts.contains(&(message.from, message.to))
-                || self.ignored.contains(&message.kind)
-            {
+            if self.cuts.contains(&(message.from, message.to)) || self.ignored.contains(&message.kind) {
                 continue;
             }
             if let Some(peer) = self.peers.get_mut(&message.to) {
@@ -304,9 +247,7 @@ impl Cluster {
     }
 
     pub fn propose(&mut self, id: u64, text: &str) {
-        let _ = self
-            .node(id)
-            .propose(Bytes::copy_from_slice(text.as_bytes()));
+        let _ = self.node(id).propose(Bytes::copy_from_slice(text.as_bytes()));
         self.settle();
     }
 
@@ -341,16 +282,11 @@ impl Cluster {
     }
 
     pub fn commits(&self) -> Vec<u64> {
-        self.peers
-            .values()
-            .map(|peer| peer.node.commit_index())
-            .collect()
+        self.peers.values().map(|peer| peer.node.commit_index()).collect()
     }
 
     pub fn leader(&self) -> Option<u64> {
         let highest = self.peers.values().filter(|peer| peer.node.is_leader());
-        highest
-            .max_by_key(|peer| peer.node.term())
-            .map(|peer| peer.node.id())
+        highest.max_by_key(|peer| peer.node.term()).map(|peer| peer.node.id())
     }
 }

@@ -12,14 +12,8 @@ use crate::cluster::*;
 #[test]
 fn a_candidate_wins_with_a_majority_of_all_voters() {
     // The number of peers, who is down, and whether peer 1 wins.
-    let cases: [(u64, &[u64], bool); 6] = [
-        (3, &[], true),
-        (3, &[3], true),
-        (3, &[2, 3], false),
-        (4, &[2, 3], false),
-        (5, &[2, 3], true),
-        (1, &[], true),
-    ];
+    let cases: [(u64, &[u64], bool); 6] =
+        [(3, &[], true), (3, &[3], true), (3, &[2, 3], false), (4, &[2, 3], false), (5, &[2, 3], true), (1, &[], true)];
     for pre_vote in [false, true] {
         for (count, down, wins) in cases {
             let mut cluster = Cluster::configured(count, |config| config.pre_vote = pre_vote);
@@ -30,11 +24,7 @@ fn a_candidate_wins_with_a_majority_of_all_voters() {
                 (false, false) => (Candidate, 1),
                 (false, true) => (PreCandidate, 0),
             };
-            assert_eq!(
-                (cluster.node(1).role(), cluster.node(1).term()),
-                (role, term),
-                "{count} {down:?}"
-            );
+            assert_eq!((cluster.node(1).role(), cluster.node(1).term()), (role, term), "{count} {down:?}");
         }
     }
 }
@@ -43,10 +33,7 @@ fn a_candidate_wins_with_a_majority_of_all_voters() {
 #[test]
 fn a_candidate_with_an_older_log_loses() {
     for pre_vote in [false, true] {
-        let configured = |id| Config {
-            pre_vote,
-            ..config(id)
-        };
+        let configured = |id| Config { pre_vote, ..config(id) };
         let ids = [1, 2, 3];
         let mut cluster = Cluster::of([
             Peer::with_log(configured(1), &ids, &[], 1),
@@ -67,10 +54,7 @@ fn every_peer_can_take_over() {
         for id in 1..=3 {
             cluster.campaign(id);
             for (other, peer) in &cluster.peers {
-                assert_eq!(
-                    peer.node.role(),
-                    if *other == id { Leader } else { Follower }
-                );
+                assert_eq!(peer.node.role(), if *other == id { Leader } else { Follower });
                 assert_eq!(peer.node.leader_id(), id);
             }
         }
@@ -83,21 +67,10 @@ fn a_majority_overwrites_the_newer_log_of_a_failed_leader() {
     for pre_vote in [false, true] {
         // 1 led in term 1; 3 led in term 2 without replicating anything; 4 and 5 voted for it.
         let peer = |id, terms: &[u64], term, vote| {
-            Peer::with(
-                Config {
-                    pre_vote,
-                    ..config(id)
-                },
-                voters(&[1, 2, 3, 4, 5]),
-                |storage| {
-                    storage.append(&entries(terms));
-                    storage.set_hard_state(HardState {
-                        term,
-                        vote,
-                        commit: 0,
-                    });
-                },
-            )
+            Peer::with(Config { pre_vote, ..config(id) }, voters(&[1, 2, 3, 4, 5]), |storage| {
+                storage.append(&entries(terms));
+                storage.set_hard_state(HardState { term, vote, commit: 0 });
+            })
         };
         let mut cluster = Cluster::of([
             peer(1, &[1], 1, 1),
@@ -111,10 +84,7 @@ fn a_majority_overwrites_the_newer_log_of_a_failed_leader() {
         assert_eq!(cluster.node(1).role(), Follower);
         assert_eq!(cluster.node(1).term(), 2);
         cluster.campaign(1);
-        assert_eq!(
-            (cluster.node(1).role(), cluster.node(1).term()),
-            (Leader, 3)
-        );
+        assert_eq!((cluster.node(1).role(), cluster.node(1).term()), (Leader, 3));
         for peer in cluster.peers.values() {
             assert_eq!(peer.terms(), [1, 3]);
         }
@@ -127,15 +97,7 @@ fn a_vote_of_a_higher_term_is_granted_in_any_role() {
     for kind in [Vote, PreVote] {
         for role in [Follower, PreCandidate, Candidate, Leader] {
             let pre_vote = role == PreCandidate;
-            let mut peer = Peer::with_log(
-                Config {
-                    pre_vote,
-                    ..config(1)
-                },
-                &[1, 2, 3],
-                &[],
-                1,
-            );
+            let mut peer = Peer::with_log(Config { pre_vote, ..config(1) }, &[1, 2, 3], &[], 1);
             match role {
                 Follower => {}
                 PreCandidate | Candidate => {
@@ -146,19 +108,12 @@ fn a_vote_of_a_higher_term_is_granted_in_any_role() {
             }
             assert_eq!(peer.node.role(), role);
             let (term, new_term) = (peer.node.term(), peer.node.term() + 1);
-            let log = Message {
-                log_term: new_term,
-                index: 42,
-                ..message(kind, 2, 1, new_term)
-            };
+            let log = Message { log_term: new_term, index: 42, ..message(kind, 2, 1, new_term) };
             let answers = peer.deliver(log);
             let kind_of_answer = if kind == Vote { VoteResp } else { PreVoteResp };
             assert_eq!(answers, [message(kind_of_answer, 1, 2, new_term)]);
             if kind == Vote {
-                assert_eq!(
-                    (peer.node.role(), peer.node.term(), peer.node.vote()),
-                    (Follower, new_term, 2)
-                );
+                assert_eq!((peer.node.role(), peer.node.term(), peer.node.vote()), (Follower, new_term, 2));
             } else {
                 // Nothing has happened yet.
                 assert_eq!((peer.node.role(), peer.node.term()), (role, term));
@@ -211,10 +166,7 @@ fn a_candidate_concedes_to_a_leader_of_its_term() {
     cluster.tick(3, 1);
     cluster.propose(3, "force follower");
     cluster.tick(3, 1);
-    assert_eq!(
-        (cluster.node(1).role(), cluster.node(1).term()),
-        (Follower, 1)
-    );
+    assert_eq!((cluster.node(1).role(), cluster.node(1).term()), (Follower, 1));
     for peer in cluster.peers.values() {
         assert_eq!(peer.applied_data(), ["force follower"]);
     }
@@ -234,14 +186,7 @@ fn a_single_voter_elects_itself() {
 #[test]
 fn an_own_vote_that_becomes_durable_after_the_election_is_lost_changes_nothing() {
     for pre_vote in [false, true] {
-        let mut peer = Peer::with(
-            Config {
-                pre_vote,
-                ..config(1)
-            },
-            voters(&[1, 2, 3]),
-            |_| {},
-        );
+        let mut peer = Peer::with(Config { pre_vote, ..config(1) }, voters(&[1, 2, 3]), |_| {});
         peer.node.campaign();
         let ready = peer.node.ready();
         assert!(!ready.messages.is_empty());
@@ -257,14 +202,7 @@ fn an_own_vote_that_becomes_durable_after_the_election_is_lost_changes_nothing()
 /// TestCandidateDeliversPreCandidateSelfVoteAfterBecomingCandidate.
 #[test]
 fn an_own_pre_vote_does_not_count_in_the_election() {
-    let mut peer = Peer::with(
-        Config {
-            pre_vote: true,
-            ..config(1)
-        },
-        voters(&[1, 2, 3]),
-        |_| {},
-    );
+    let mut peer = Peer::with(Config { pre_vote: true, ..config(1) }, voters(&[1, 2, 3]), |_| {});
     peer.node.campaign();
     peer.node.ready();
     for id in [2, 3] {
@@ -309,11 +247,8 @@ fn peers_with_the_same_seed_rarely_time_out_together() {
     let mut conflicts = 0;
     for seed in 0..500 {
         let ids = [1, 2, 3, 4, 5];
-        let timeout = |id| {
-            Peer::with(Config { seed, ..config(id) }, voters(&ids), |_| {})
-                .node
-                .randomized_election_timeout()
-        };
+        let timeout =
+            |id| Peer::with(Config { seed, ..config(id) }, voters(&ids), |_| {}).node.randomized_election_timeout();
         let mut timeouts = ids.map(timeout);
         timeouts.sort_unstable();
         conflicts += i32::from(timeouts[0] == timeouts[1]);
@@ -346,23 +281,11 @@ fn votes_go_to_logs_that_are_up_to_date_and_only_once() {
         for (index, log_term, vote, reject) in cases {
             let mut peer = Peer::with(config(1), voters(&[1, 2, 3]), |storage| {
                 storage.append(&entries(&[2, 2]));
-                storage.set_hard_state(HardState {
-                    term: 3,
-                    vote,
-                    ..HardState::default()
-                });
+                storage.set_hard_state(HardState { term: 3, vote, ..HardState::default() });
             });
-            let answers = peer.deliver(Message {
-                index,
-                log_term,
-                ..message(kind, 2, 1, 3)
-            });
+            let answers = peer.deliver(Message { index, log_term, ..message(kind, 2, 1, 3) });
             assert_eq!(answers.len(), 1);
-            assert_eq!(
-                (answers[0].reject, answers[0].term),
-                (reject, 3),
-                "{kind} {index} {log_term} {vote}"
-            );
+            assert_eq!((answers[0].reject, answers[0].term), (reject, 3), "{kind} {index} {log_term} {vote}");
         }
     }
 }
@@ -373,14 +296,7 @@ fn a_higher_term_makes_everyone_a_follower() {
     for role in [Follower, PreCandidate, Candidate, Leader] {
         for kind in [Vote, App] {
             let pre_vote = role == PreCandidate;
-            let mut peer = Peer::with(
-                Config {
-                    pre_vote,
-                    ..config(1)
-                },
-                voters(&[1, 2, 3]),
-                |_| {},
-            );
+            let mut peer = Peer::with(Config { pre_vote, ..config(1) }, voters(&[1, 2, 3]), |_| {});
             match role {
                 Follower => {}
                 PreCandidate | Candidate => peer.node.campaign(),
@@ -388,10 +304,7 @@ fn a_higher_term_makes_everyone_a_follower() {
             }
             peer.drain();
             let last = peer.node.last_index();
-            peer.deliver(Message {
-                log_term: 3,
-                ..message(kind, 2, 1, 3)
-            });
+            peer.deliver(Message { log_term: 3, ..message(kind, 2, 1, 3) });
             assert_eq!((peer.node.role(), peer.node.term()), (Follower, 3));
             assert_eq!(peer.node.last_index(), last);
             assert_eq!(peer.node.leader_id(), if kind == App { 2 } else { NONE });
@@ -408,10 +321,7 @@ fn a_candidate_falls_back_when_a_leader_speaks() {
             peer.node.campaign();
             peer.drain();
             peer.deliver(message(kind, 2, 1, term));
-            assert_eq!(
-                (peer.node.role(), peer.node.term(), peer.node.leader_id()),
-                (Follower, term, 2)
-            );
+            assert_eq!((peer.node.role(), peer.node.term(), peer.node.leader_id()), (Follower, term, 2));
         }
     }
 }
@@ -420,14 +330,7 @@ fn a_candidate_falls_back_when_a_leader_speaks() {
 #[test]
 fn a_leader_does_not_campaign() {
     for pre_vote in [false, true] {
-        let mut peer = Peer::with(
-            Config {
-                pre_vote,
-                ..config(1)
-            },
-            voters(&[1]),
-            |_| {},
-        );
+        let mut peer = Peer::with(Config { pre_vote, ..config(1) }, voters(&[1]), |_| {});
         peer.lead();
         let term = peer.node.term();
         peer.node.campaign();
@@ -438,11 +341,7 @@ fn a_leader_does_not_campaign() {
 /// TestPromotable, TestLearnerElectionTimeout.
 #[test]
 fn only_voters_campaign() {
-    let learner = ConfState {
-        voters: vec![2],
-        learners: vec![1],
-        ..ConfState::default()
-    };
+    let learner = ConfState { voters: vec![2], learners: vec![1], ..ConfState::default() };
     for (members, promotable) in [
         (voters(&[1]), true),
         (voters(&[1, 2, 3]), true),
@@ -460,11 +359,7 @@ fn only_voters_campaign() {
 /// TestLearnerPromotion, TestLearnerCampaign.
 #[test]
 fn a_learner_can_lead_once_it_is_promoted() {
-    let members = ConfState {
-        voters: vec![1],
-        learners: vec![2],
-        ..ConfState::default()
-    };
+    let members = ConfState { voters: vec![1], learners: vec![2], ..ConfState::default() };
     let mut cluster = Cluster::of([1, 2].map(|id| Peer::with(config(id), members.clone(), |_| {})));
     cluster.campaign(2);
     assert_eq!(cluster.node(2).role(), Follower);
@@ -475,10 +370,7 @@ fn a_learner_can_lead_once_it_is_promoted() {
     let term = cluster.node(1).term();
     cluster.send(message(TimeoutNow, 1, 2, term));
     assert_eq!(cluster.node(2).role(), Follower);
-    cluster
-        .node(1)
-        .propose_conf_change(change(ConfChangeType::AddNode, 2))
-        .unwrap();
+    cluster.node(1).propose_conf_change(change(ConfChangeType::AddNode, 2)).unwrap();
     cluster.settle();
     assert!(!cluster.node(2).is_learner());
     cluster.campaign(2);
@@ -488,17 +380,9 @@ fn a_learner_can_lead_once_it_is_promoted() {
 /// TestLearnerCanVote.
 #[test]
 fn a_learner_votes_when_asked() {
-    let members = ConfState {
-        voters: vec![1],
-        learners: vec![2],
-        ..ConfState::default()
-    };
+    let members = ConfState { voters: vec![1], learners: vec![2], ..ConfState::default() };
     let mut peer = Peer::with(config(2), members, |_| {});
-    let answers = peer.deliver(Message {
-        log_term: 11,
-        index: 11,
-        ..message(Vote, 1, 2, 2)
-    });
+    let answers = peer.deliver(Message { log_term: 11, index: 11, ..message(Vote, 1, 2, 2) });
     assert_eq!(answers, [message(VoteResp, 2, 1, 2)]);
 }
 
@@ -535,10 +419,7 @@ fn without_pre_vote_a_stuck_candidate_is_freed_by_deposing_the_leader() {
     assert_eq!(cluster.node(3).term(), 3);
     // Its answer to the next heartbeat carries the higher term.
     cluster.tick(1, 1);
-    assert_eq!(
-        (cluster.node(1).role(), cluster.node(1).term()),
-        (Follower, 3)
-    );
+    assert_eq!((cluster.node(1).role(), cluster.node(1).term()), (Follower, 3));
 }
 
 /// TestDisruptiveFollowerPreVote.
@@ -554,10 +435,7 @@ fn with_pre_vote_a_returning_follower_disturbs_nobody() {
     for _ in 0..5 {
         cluster.campaign(3);
     }
-    assert_eq!(
-        (cluster.node(3).role(), cluster.node(3).term()),
-        (PreCandidate, 1)
-    );
+    assert_eq!((cluster.node(3).role(), cluster.node(3).term()), (PreCandidate, 1));
     cluster.recover();
     cluster.tick(1, 1);
     assert_eq!(cluster.roles(), [Leader, Follower, Follower]);
@@ -569,16 +447,7 @@ fn with_pre_vote_a_returning_follower_disturbs_nobody() {
 fn pre_vote_can_be_introduced_while_a_candidate_has_a_higher_term() {
     // 3 does not use pre-votes yet, and has campaigned in vain.
     let peer = |id: u64, terms: &[u64], term| {
-        Peer::with_log(
-            Config {
-                pre_vote: id != 3,
-                check_quorum: true,
-                ..config(id)
-            },
-            &[1, 2, 3],
-            terms,
-            term,
-        )
+        Peer::with_log(Config { pre_vote: id != 3, check_quorum: true, ..config(id) }, &[1, 2, 3], terms, term)
     };
     let mut cluster = Cluster::of([peer(1, &[1, 1], 2), peer(2, &[1, 1], 2), peer(3, &[1], 4)]);
     // The pre-votes of 1 reach term 4 through the rejection of 3, and then win.
@@ -597,15 +466,7 @@ fn pre_vote_can_be_introduced_while_a_candidate_has_a_higher_term() {
 fn nobody_campaigns_with_an_unapplied_configuration_change() {
     let mut peer = Peer::new(2, &[1, 2, 3]);
     let payload = Payload::ConfChangeV2(Box::new(change(ConfChangeType::RemoveNode, 1)));
-    let append = Message {
-        entries: vec![Entry {
-            term: 1,
-            index: 1,
-            payload,
-        }],
-        commit: 1,
-        ..message(App, 1, 2, 1)
-    };
+    let append = Message { entries: vec![Entry { term: 1, index: 1, payload }], commit: 1, ..message(App, 1, 2, 1) };
     peer.node.step(append).unwrap();
     // Committed, not applied.
     peer.node.campaign();
@@ -620,24 +481,12 @@ fn nobody_campaigns_with_an_unapplied_configuration_change() {
 /// TestNodeWithSmallerTermCanCompleteElection.
 #[test]
 fn a_peer_with_a_smaller_term_can_complete_an_election() {
-    let peer = |id, terms: &[u64], term| {
-        Peer::with_log(
-            Config {
-                pre_vote: true,
-                ..config(id)
-            },
-            &[1, 2, 3],
-            terms,
-            term,
-        )
-    };
+    let peer =
+        |id, terms: &[u64], term| Peer::with_log(Config { pre_vote: true, ..config(id) }, &[1, 2, 3], terms, term);
     let mut cluster = Cluster::of([peer(1, &[1], 1), peer(2, &[1, 3], 3), peer(3, &[1], 1)]);
     cluster.isolate(2);
     cluster.campaign(1);
-    assert_eq!(
-        (cluster.node(1).role(), cluster.node(1).term()),
-        (Leader, 2)
-    );
+    assert_eq!((cluster.node(1).role(), cluster.node(1).term()), (Leader, 2));
     cluster.recover();
     // Only 2 has the newest log: it must be able to win, and 3 to learn of it.
     cluster.isolate(1);

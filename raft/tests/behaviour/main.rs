@@ -7,6 +7,7 @@ mod elections;
 mod membership;
 mod paper;
 mod quorum_checks;
+mod random;
 mod reads;
 mod replication;
 mod snapshots;

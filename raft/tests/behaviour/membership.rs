@@ -12,11 +12,7 @@ fn propose(peer: &mut Peer, change: ConfChangeV2) -> Proposed {
 
 fn changes(transition: ConfChangeTransition, list: &[(ConfChangeType, u64)]) -> ConfChangeV2 {
     let single = |&(kind, node_id): &(ConfChangeType, u64)| ConfChangeSingle { kind, node_id };
-    ConfChangeV2 {
-        transition,
-        changes: list.iter().map(single).collect(),
-        ..ConfChangeV2::default()
-    }
+    ConfChangeV2 { transition, changes: list.iter().map(single).collect(), ..ConfChangeV2::default() }
 }
 
 /// A single voter that leads.
@@ -32,23 +28,10 @@ fn a_second_change_waits_for_the_first() {
     let mut peer = Peer::new(1, &[1, 2]);
     peer.lead();
     peer.acknowledge(2);
-    assert_eq!(
-        propose(&mut peer, change(AddNode, 3)),
-        Proposed::Appended { term: 1, index: 2 }
-    );
+    assert_eq!(propose(&mut peer, change(AddNode, 3)), Proposed::Appended { term: 1, index: 2 });
     assert_eq!(peer.node.pending_conf_index(), 2);
     let second = propose(&mut peer, change(AddNode, 4));
-    assert!(
-        matches!(
-            second,
-            Proposed::ConfChangeIgnored {
-                term: 1,
-                index: 3,
-                ..
-            }
-        ),
-        "{second:?}"
-    );
+    assert!(matches!(second, Proposed::ConfChangeIgnored { term: 1, index: 3, .. }), "{second:?}");
     assert_eq!(peer.node.pending_conf_index(), 2);
     // An empty entry took its place.
     let ready = peer.node.ready();
@@ -62,16 +45,10 @@ fn a_new_leader_changes_nothing_before_its_first_entry_is_applied() {
     peer.lead();
     assert_eq!(peer.node.pending_conf_index(), 1);
     assert!(peer.node.has_pending_conf_change());
-    assert!(matches!(
-        propose(&mut peer, change(AddNode, 3)),
-        Proposed::ConfChangeIgnored { .. }
-    ));
+    assert!(matches!(propose(&mut peer, change(AddNode, 3)), Proposed::ConfChangeIgnored { .. }));
     peer.acknowledge(2);
     assert!(!peer.node.has_pending_conf_change());
-    assert!(matches!(
-        propose(&mut peer, change(AddNode, 3)),
-        Proposed::Appended { .. }
-    ));
+    assert!(matches!(propose(&mut peer, change(AddNode, 3)), Proposed::Appended { .. }));
 }
 
 /// TestAddNode, TestAddLearner, TestRemoveNode, TestRemoveLearner, TestRaftNodes.
@@ -82,11 +59,7 @@ fn members_come_and_go() {
         propose(&mut peer, list);
         peer.drain();
         // What needs a quorum of others is not proposed here.
-        let state = ConfState {
-            voters: voters.to_vec(),
-            learners: learners.to_vec(),
-            ..ConfState::default()
-        };
+        let state = ConfState { voters: voters.to_vec(), learners: learners.to_vec(), ..ConfState::default() };
         assert_eq!(peer.members, state);
         assert_eq!(peer.node.configuration().to_conf_state(), state);
         let ids: Vec<u64> = peer.node.progress().map(|(id, _)| id).collect();
@@ -124,10 +97,7 @@ fn a_smaller_quorum_commits_what_has_reached_it() {
     peer.node.propose("hello".into()).unwrap();
     peer.drain();
     // 2 acknowledges its own removal only.
-    peer.deliver(Message {
-        index: 2,
-        ..message(AppResp, 2, 1, 1)
-    });
+    peer.deliver(Message { index: 2, ..message(AppResp, 2, 1, 1) });
     assert_eq!(peer.members, voters(&[1]));
     assert_eq!(peer.applied_data(), ["hello"]);
 }
@@ -138,42 +108,23 @@ fn joint_configurations_are_entered_and_left() {
     use ConfChangeTransition::*;
     for (transition, auto_leave) in [(Auto, true), (JointImplicit, true), (JointExplicit, false)] {
         let mut peer = leader();
-        propose(
-            &mut peer,
-            changes(transition, &[(AddLearnerNode, 2), (AddLearnerNode, 3)]),
-        );
+        propose(&mut peer, changes(transition, &[(AddLearnerNode, 2), (AddLearnerNode, 3)]));
         peer.drain();
-        let done = ConfState {
-            voters: vec![1],
-            learners: vec![2, 3],
-            ..ConfState::default()
-        };
+        let done = ConfState { voters: vec![1], learners: vec![2, 3], ..ConfState::default() };
         if auto_leave {
             // The entry that left it was appended by the leader itself.
             assert_eq!(peer.members, done);
             assert_eq!(peer.node.last_index(), 3);
             continue;
         }
-        assert_eq!(
-            peer.members,
-            ConfState {
-                voters_outgoing: vec![1],
-                ..done.clone()
-            }
-        );
-        assert!(matches!(
-            propose(&mut peer, change(AddNode, 4)),
-            Proposed::ConfChangeIgnored { .. }
-        ));
+        assert_eq!(peer.members, ConfState { voters_outgoing: vec![1], ..done.clone() });
+        assert!(matches!(propose(&mut peer, change(AddNode, 4)), Proposed::ConfChangeIgnored { .. }));
         peer.drain();
         propose(&mut peer, ConfChangeV2::default());
         peer.drain();
         assert_eq!(peer.members, done);
         // There is nothing to leave any more.
-        assert!(matches!(
-            propose(&mut peer, ConfChangeV2::default()),
-            Proposed::ConfChangeIgnored { .. }
-        ));
+        assert!(matches!(propose(&mut peer, ConfChangeV2::default()), Proposed::ConfChangeIgnored { .. }));
     }
 }
 
@@ -183,18 +134,11 @@ fn a_voter_is_demoted_when_the_joint_configuration_is_left() {
     let mut peer = Peer::new(1, &[1, 2, 3]);
     peer.lead();
     peer.acknowledge(2);
-    propose(
-        &mut peer,
-        changes(ConfChangeTransition::JointExplicit, &[(AddLearnerNode, 3)]),
-    );
+    propose(&mut peer, changes(ConfChangeTransition::JointExplicit, &[(AddLearnerNode, 3)]));
     peer.drain();
     peer.acknowledge(2);
     let config = peer.node.configuration();
-    assert!(
-        config.learners_next.contains(3)
-            && config.voters.outgoing.contains(3)
-            && config.learners.is_empty()
-    );
+    assert!(config.learners_next.contains(3) && config.voters.outgoing.contains(3) && config.learners.is_empty());
     assert!(!peer.node.progress_of(3).unwrap().is_learner);
     propose(&mut peer, ConfChangeV2::default());
     peer.drain();
@@ -209,18 +153,12 @@ fn a_new_leader_leaves_the_joint_configuration_of_its_predecessor() {
     let mut peer = Peer::new(1, &[1, 2]);
     peer.lead();
     peer.acknowledge(2);
-    propose(
-        &mut peer,
-        changes(ConfChangeTransition::JointImplicit, &[(AddLearnerNode, 3)]),
-    );
+    propose(&mut peer, changes(ConfChangeTransition::JointImplicit, &[(AddLearnerNode, 3)]));
     let ready = peer.node.ready();
     peer.node.storage_mut().append(&ready.entries);
     peer.node.advance();
     // Deposed before it is committed, it applies it as a follower, and proposes nothing.
-    peer.deliver(Message {
-        commit: 2,
-        ..message(Heartbeat, 2, 1, 2)
-    });
+    peer.deliver(Message { commit: 2, ..message(Heartbeat, 2, 1, 2) });
     assert!(peer.node.configuration().voters.is_joint());
     let last = peer.node.last_index();
     assert_eq!(last, 2);
@@ -240,14 +178,7 @@ fn adding_a_member_twice_is_harmless() {
         propose(&mut peer, change(kind, 2));
         peer.drain();
     }
-    assert_eq!(
-        peer.members,
-        ConfState {
-            voters: vec![1],
-            learners: vec![2],
-            ..ConfState::default()
-        }
-    );
+    assert_eq!(peer.members, ConfState { voters: vec![1], learners: vec![2], ..ConfState::default() });
     assert_eq!(peer.node.applied_index(), 3);
 }
 
@@ -255,10 +186,7 @@ fn adding_a_member_twice_is_harmless() {
 #[test]
 fn a_removed_leader_steps_down_if_told_to() {
     for step_down_on_removal in [false, true] {
-        let configured = Config {
-            step_down_on_removal,
-            ..config(1)
-        };
+        let configured = Config { step_down_on_removal, ..config(1) };
         let mut peer = Peer::with(configured, voters(&[1, 2, 3]), |_| {});
         peer.lead();
         peer.acknowledge(2);
@@ -268,11 +196,7 @@ fn a_removed_leader_steps_down_if_told_to() {
         peer.acknowledge(3);
         assert_eq!(peer.members, voters(&[2, 3]));
         assert_eq!(peer.node.is_leader(), !step_down_on_removal);
-        let refused = if step_down_on_removal {
-            ProposeError::NoLeader
-        } else {
-            ProposeError::NotMember
-        };
+        let refused = if step_down_on_removal { ProposeError::NoLeader } else { ProposeError::NotMember };
         assert_eq!(peer.node.propose("x".into()), Err(refused));
         assert!(!peer.node.is_promotable());
     }
@@ -281,21 +205,14 @@ fn a_removed_leader_steps_down_if_told_to() {
 /// YB-1, faults.md.
 #[test]
 fn acknowledgements_and_votes_of_learners_and_strangers_do_not_count() {
-    let members = ConfState {
-        voters: vec![1, 2, 3],
-        learners: vec![4, 5],
-        ..ConfState::default()
-    };
+    let members = ConfState { voters: vec![1, 2, 3], learners: vec![4, 5], ..ConfState::default() };
     let mut peer = Peer::with(config(1), members, |_| {});
     peer.node.campaign();
     peer.drain();
     for id in [4, 5] {
         peer.deliver(message(VoteResp, id, 1, 1));
     }
-    assert_eq!(
-        peer.node.step(message(VoteResp, 9, 1, 1)),
-        Err(StepError::PeerNotFound)
-    );
+    assert_eq!(peer.node.step(message(VoteResp, 9, 1, 1)), Err(StepError::PeerNotFound));
     assert_eq!(peer.node.role(), Role::Candidate);
     peer.deliver(message(VoteResp, 2, 1, 1));
     assert_eq!(peer.node.role(), Role::Leader);
@@ -305,4 +222,33 @@ fn acknowledgements_and_votes_of_learners_and_strangers_do_not_count() {
     assert_eq!(peer.node.commit_index(), 0);
     peer.acknowledge(3);
     assert_eq!(peer.node.commit_index(), 1);
+}
+
+/// What would be applied with a panic is not proposed, whoever asks for it.
+#[test]
+fn impossible_changes_are_ignored_by_the_leader() {
+    let all = [(RemoveNode, 1), (RemoveNode, 2)];
+    for impossible in [
+        changes(ConfChangeTransition::Auto, &all),
+        changes(ConfChangeTransition::JointExplicit, &all),
+        changes(ConfChangeTransition::JointImplicit, &[(AddLearnerNode, 1), (AddLearnerNode, 2)]),
+    ] {
+        let mut peer = Peer::new(1, &[1, 2]);
+        peer.lead();
+        peer.acknowledge(2);
+        let payload = Payload::ConfChangeV2(Box::new(impossible.clone()));
+        let entries = vec![Entry { payload, ..Entry::default() }];
+        peer.deliver(Message { entries, ..message(Prop, 2, 1, 0) });
+        assert!(matches!(propose(&mut peer, impossible), Proposed::ConfChangeIgnored { .. }));
+        peer.drain();
+        peer.acknowledge(2);
+        assert_eq!(peer.members, voters(&[1, 2]));
+    }
+    // Neither entering nor leaving.
+    let mut peer = Peer::new(1, &[1]);
+    peer.lead();
+    propose(&mut peer, changes(ConfChangeTransition::JointExplicit, &[(AddLearnerNode, 2)]));
+    peer.drain();
+    let neither = changes(ConfChangeTransition::JointExplicit, &[]);
+    assert!(matches!(propose(&mut peer, neither), Proposed::ConfChangeIgnored { .. }));
 }

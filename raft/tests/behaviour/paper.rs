@@ -7,10 +7,7 @@ use flotilla_raft::*;
 use crate::cluster::*;
 
 fn kinds(messages: &[Message]) -> Vec<(MessageType, u64)> {
-    messages
-        .iter()
-        .map(|message| (message.kind, message.to))
-        .collect()
+    messages.iter().map(|message| (message.kind, message.to)).collect()
 }
 
 /// TestFollowerUpdateTermFromMessage, TestCandidateUpdateTermFromMessage, TestLeaderUpdateTermFromMessage.
@@ -32,10 +29,7 @@ fn a_higher_term_is_taken_over() {
 #[test]
 fn a_lower_term_is_ignored() {
     let mut peer = Peer::with_log(config(1), &[1, 2, 3], &[1], 2);
-    let old = Message {
-        entries: entries(&[1, 1]),
-        ..message(App, 2, 1, 1)
-    };
+    let old = Message { entries: entries(&[1, 1]), ..message(App, 2, 1, 1) };
     assert_eq!(peer.deliver(old), []);
     assert_eq!((peer.node.last_index(), peer.node.leader_id()), (1, NONE));
 }
@@ -50,14 +44,7 @@ fn a_peer_starts_as_a_follower() {
 /// TestLeaderBcastBeat, TestBcastBeat, TestRecvMsgBeat.
 #[test]
 fn a_leader_sends_heartbeats_with_what_is_known_to_match() {
-    let mut peer = Peer::with(
-        Config {
-            heartbeat_tick: 2,
-            ..config(1)
-        },
-        voters(&[1, 2, 3]),
-        |_| {},
-    );
+    let mut peer = Peer::with(Config { heartbeat_tick: 2, ..config(1) }, voters(&[1, 2, 3]), |_| {});
     peer.lead();
     for _ in 0..5 {
         peer.node.propose("x".into()).unwrap();
@@ -70,16 +57,7 @@ fn a_leader_sends_heartbeats_with_what_is_known_to_match() {
     peer.node.tick();
     let beats = peer.drain();
     // 3 has acknowledged nothing: it may have another log.
-    assert_eq!(
-        beats,
-        [
-            Message {
-                commit: 6,
-                ..message(Heartbeat, 1, 2, 1)
-            },
-            message(Heartbeat, 1, 3, 1)
-        ]
-    );
+    assert_eq!(beats, [Message { commit: 6, ..message(Heartbeat, 1, 2, 1) }, message(Heartbeat, 1, 3, 1)]);
     // Followers and candidates have nobody to send heartbeats to.
     let mut peer = Peer::new(1, &[1, 2, 3]);
     peer.node.tick();
@@ -99,14 +77,8 @@ fn a_follower_or_candidate_campaigns_when_it_hears_nothing() {
         for _ in 0..19 {
             peer.node.tick();
         }
-        assert_eq!(
-            (peer.node.role(), peer.node.term(), peer.node.vote()),
-            (Candidate, term + 1, 1)
-        );
-        assert_eq!(
-            peer.drain(),
-            [2, 3].map(|to| message(Vote, 1, to, term + 1))
-        );
+        assert_eq!((peer.node.role(), peer.node.term(), peer.node.vote()), (Candidate, term + 1, 1));
+        assert_eq!(peer.drain(), [2, 3].map(|to| message(Vote, 1, to, term + 1)));
     }
 }
 
@@ -114,7 +86,8 @@ fn a_follower_or_candidate_campaigns_when_it_hears_nothing() {
 #[test]
 fn an_election_takes_one_round() {
     // The size of the group, the votes granted and rejected, and the outcome.
-    let cases: [(u64, &[(u64, bool)], Role); 11] = [
+    type Case = (u64, &'static [(u64, bool)], Role);
+    let cases: [Case; 11] = [
         (1, &[], Leader),
         (3, &[(2, true), (3, true)], Leader),
         (3, &[(2, true)], Leader),
@@ -122,16 +95,8 @@ fn an_election_takes_one_round() {
         (5, &[(2, true), (3, true), (4, true)], Leader),
         (5, &[(2, true), (3, true)], Leader),
         (3, &[(2, false), (3, false)], Follower),
-        (
-            5,
-            &[(2, false), (3, false), (4, false), (5, false)],
-            Follower,
-        ),
-        (
-            5,
-            &[(2, true), (3, false), (4, false), (5, false)],
-            Follower,
-        ),
+        (5, &[(2, false), (3, false), (4, false), (5, false)], Follower),
+        (5, &[(2, true), (3, false), (4, false), (5, false)], Follower),
         (3, &[], Candidate),
         (5, &[(2, true), (3, false)], Candidate),
     ];
@@ -141,45 +106,23 @@ fn an_election_takes_one_round() {
         peer.node.campaign();
         peer.drain();
         for &(id, granted) in votes {
-            peer.deliver(Message {
-                reject: !granted,
-                ..message(VoteResp, id, 1, 1)
-            });
+            peer.deliver(Message { reject: !granted, ..message(VoteResp, id, 1, 1) });
         }
-        assert_eq!(
-            (peer.node.role(), peer.node.term()),
-            (role, 1),
-            "{count} {votes:?}"
-        );
+        assert_eq!((peer.node.role(), peer.node.term()), (role, 1), "{count} {votes:?}");
     }
 }
 
 /// TestFollowerVote.
 #[test]
 fn a_vote_is_given_once_per_term() {
-    for (vote, candidate, reject) in [
-        (NONE, 2, false),
-        (NONE, 3, false),
-        (2, 2, false),
-        (3, 3, false),
-        (2, 3, true),
-        (3, 2, true),
-    ] {
+    for (vote, candidate, reject) in
+        [(NONE, 2, false), (NONE, 3, false), (2, 2, false), (3, 3, false), (2, 3, true), (3, 2, true)]
+    {
         let mut peer = Peer::with(config(1), voters(&[1, 2, 3]), |storage| {
-            storage.set_hard_state(HardState {
-                term: 1,
-                vote,
-                commit: 0,
-            });
+            storage.set_hard_state(HardState { term: 1, vote, commit: 0 });
         });
         let answers = peer.deliver(message(Vote, candidate, 1, 1));
-        assert_eq!(
-            answers,
-            [Message {
-                reject,
-                ..message(VoteResp, 1, candidate, 1)
-            }]
-        );
+        assert_eq!(answers, [Message { reject, ..message(VoteResp, 1, candidate, 1) }]);
     }
 }
 
@@ -192,18 +135,9 @@ fn a_proposal_is_appended_and_sent_at_once() {
     peer.acknowledge(3);
     let proposed = peer.node.propose("some data".into()).unwrap();
     assert_eq!(proposed, Proposed::Appended { term: 1, index: 2 });
-    let entry = Entry {
-        term: 1,
-        index: 2,
-        payload: data("some data"),
-    };
-    let append = |to| Message {
-        log_term: 1,
-        index: 1,
-        commit: 1,
-        entries: vec![entry.clone()],
-        ..message(App, 1, to, 1)
-    };
+    let entry = Entry { term: 1, index: 2, payload: data("some data") };
+    let append =
+        |to| Message { log_term: 1, index: 1, commit: 1, entries: vec![entry.clone()], ..message(App, 1, to, 1) };
     assert_eq!(peer.drain(), [append(2), append(3)]);
     assert_eq!((peer.node.last_index(), peer.node.commit_index()), (2, 1));
 }
@@ -239,10 +173,7 @@ fn an_entry_is_committed_when_a_majority_has_it() {
         assert_eq!(peer.applied_data().len(), usize::from(committed));
         if committed && count > 1 {
             // The news goes out with the acknowledgement.
-            assert!(
-                sent.iter()
-                    .any(|message| message.kind == App && message.commit == 2)
-            );
+            assert!(sent.iter().any(|message| message.kind == App && message.commit == 2));
         }
     }
 }
@@ -264,11 +195,7 @@ fn committing_an_entry_commits_all_before_it() {
 fn a_follower_applies_what_the_leader_has_committed() {
     for commit in 1..=3 {
         let mut peer = Peer::new(1, &[1, 2, 3]);
-        peer.deliver(Message {
-            entries: entries(&[1, 1, 1]),
-            commit,
-            ..message(App, 2, 1, 1)
-        });
+        peer.deliver(Message { entries: entries(&[1, 1, 1]), commit, ..message(App, 2, 1, 1) });
         assert_eq!(peer.node.commit_index(), commit);
         assert_eq!(peer.applied, entries(&[1, 1, 1])[..commit as usize]);
     }
@@ -289,20 +216,10 @@ fn a_follower_takes_only_what_connects_to_its_log() {
     for (index, log_term, want) in cases {
         let mut peer = Peer::with(config(1), voters(&[1, 2, 3]), |storage| {
             storage.append(&entries(&[1, 2]));
-            storage.set_hard_state(HardState {
-                commit: 1,
-                ..HardState::default()
-            });
+            storage.set_hard_state(HardState { commit: 1, ..HardState::default() });
         });
-        let answers = peer.deliver(Message {
-            index,
-            log_term,
-            ..message(App, 2, 1, 3)
-        });
-        let got: Vec<_> = answers
-            .iter()
-            .map(|m| (m.index, m.reject, m.reject_hint, m.log_term))
-            .collect();
+        let answers = peer.deliver(Message { index, log_term, ..message(App, 2, 1, 3) });
+        let got: Vec<_> = answers.iter().map(|m| (m.index, m.reject, m.reject_hint, m.log_term)).collect();
         assert_eq!(got, [want], "{index} {log_term}");
     }
 }
@@ -311,20 +228,12 @@ fn a_follower_takes_only_what_connects_to_its_log() {
 #[test]
 fn a_follower_replaces_what_conflicts() {
     // Where, what, and the resulting terms.
-    let cases: [((u64, u64), &[u64], &[u64]); 4] = [
-        ((2, 2), &[3], &[1, 2, 3]),
-        ((1, 1), &[3, 4], &[1, 3, 4]),
-        ((0, 0), &[1], &[1, 2]),
-        ((0, 0), &[3], &[3]),
-    ];
+    type Case = ((u64, u64), &'static [u64], &'static [u64]);
+    let cases: [Case; 4] =
+        [((2, 2), &[3], &[1, 2, 3]), ((1, 1), &[3, 4], &[1, 3, 4]), ((0, 0), &[1], &[1, 2]), ((0, 0), &[3], &[3])];
     for ((index, log_term), terms, want) in cases {
         let mut peer = Peer::with_log(config(1), &[1, 2, 3], &[1, 2], 2);
-        peer.deliver(Message {
-            index,
-            log_term,
-            entries: entries_after(index, terms),
-            ..message(App, 2, 1, 4)
-        });
+        peer.deliver(Message { index, log_term, entries: entries_after(index, terms), ..message(App, 2, 1, 4) });
         assert_eq!(peer.terms(), want);
     }
 }
@@ -348,11 +257,7 @@ fn a_leader_makes_every_log_equal_to_its_own() {
         let mut cluster = Cluster::of([
             Peer::with(config(1), voters(&ids), |storage| {
                 storage.append(&entries(&leader));
-                storage.set_hard_state(HardState {
-                    term: 8,
-                    commit: 10,
-                    ..HardState::default()
-                });
+                storage.set_hard_state(HardState { term: 8, commit: 10, ..HardState::default() });
             }),
             Peer::with_log(config(2), &ids, follower, 7),
             // Empty, so that its vote alone decides.
@@ -370,19 +275,12 @@ fn a_leader_makes_every_log_equal_to_its_own() {
 fn vote_requests_name_the_end_of_the_log() {
     for (terms, term) in [(&[1][..], 2), (&[1, 2], 3)] {
         let mut peer = Peer::new(1, &[1, 2, 3]);
-        peer.deliver(Message {
-            entries: entries(terms),
-            ..message(App, 2, 1, term - 1)
-        });
+        peer.deliver(Message { entries: entries(terms), ..message(App, 2, 1, term - 1) });
         for _ in 0..19 {
             peer.node.tick();
         }
         let (index, log_term) = (terms.len() as u64, terms[terms.len() - 1]);
-        let want = [2, 3].map(|to| Message {
-            index,
-            log_term,
-            ..message(Vote, 1, to, term)
-        });
+        let want = [2, 3].map(|to| Message { index, log_term, ..message(Vote, 1, to, term) });
         assert_eq!(peer.drain(), want);
     }
 }
@@ -396,10 +294,7 @@ fn a_leader_counts_replicas_only_of_entries_of_its_term() {
         assert_eq!(peer.node.term(), 3);
         peer.node.propose("x".into()).unwrap();
         peer.drain();
-        peer.deliver(Message {
-            index,
-            ..message(AppResp, 2, 1, 3)
-        });
+        peer.deliver(Message { index, ..message(AppResp, 2, 1, 3) });
         assert_eq!(peer.node.commit_index(), commit);
     }
 }

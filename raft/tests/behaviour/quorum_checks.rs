@@ -14,14 +14,7 @@ fn cluster() -> Cluster {
 #[test]
 fn a_leader_steps_down_when_it_hears_from_no_quorum() {
     for active in [true, false] {
-        let mut peer = Peer::with(
-            Config {
-                check_quorum: true,
-                ..config(1)
-            },
-            voters(&[1, 2, 3]),
-            |_| {},
-        );
+        let mut peer = Peer::with(Config { check_quorum: true, ..config(1) }, voters(&[1, 2, 3]), |_| {});
         peer.lead();
         for _ in 0..21 {
             if active {
@@ -54,22 +47,8 @@ fn voters_that_hear_their_leader_ignore_candidates() {
 #[test]
 fn a_peer_that_is_not_in_its_own_configuration_follows() {
     let mut cluster = Cluster::of([
-        Peer::with(
-            Config {
-                check_quorum: true,
-                ..config(1)
-            },
-            voters(&[1, 2]),
-            |_| {},
-        ),
-        Peer::with(
-            Config {
-                check_quorum: true,
-                ..config(2)
-            },
-            voters(&[1]),
-            |_| {},
-        ),
+        Peer::with(Config { check_quorum: true, ..config(1) }, voters(&[1, 2]), |_| {}),
+        Peer::with(Config { check_quorum: true, ..config(2) }, voters(&[1]), |_| {}),
     ]);
     cluster.tick(2, 30);
     assert_eq!(cluster.node(2).role(), Follower);
@@ -81,19 +60,10 @@ fn a_peer_that_is_not_in_its_own_configuration_follows() {
 /// TestAddNodeCheckQuorum.
 #[test]
 fn a_member_that_was_just_added_counts_as_active() {
-    let mut peer = Peer::with(
-        Config {
-            check_quorum: true,
-            ..config(1)
-        },
-        voters(&[1]),
-        |_| {},
-    );
+    let mut peer = Peer::with(Config { check_quorum: true, ..config(1) }, voters(&[1]), |_| {});
     peer.lead();
     peer.node.advance_ticks(9);
-    peer.node
-        .propose_conf_change(change(ConfChangeType::AddNode, 2))
-        .unwrap();
+    peer.node.propose_conf_change(change(ConfChangeType::AddNode, 2)).unwrap();
     peer.drain();
     peer.node.tick();
     assert_eq!(peer.node.role(), Leader);

@@ -7,15 +7,10 @@ use flotilla_raft::*;
 use crate::cluster::*;
 
 fn read(cluster: &mut Cluster, id: u64, context: &str) -> Vec<(u64, Bytes)> {
-    cluster
-        .node(id)
-        .read_index(Bytes::copy_from_slice(context.as_bytes()));
+    cluster.node(id).read_index(Bytes::copy_from_slice(context.as_bytes()));
     cluster.settle();
     let reads = std::mem::take(&mut cluster.peer(id).reads);
-    reads
-        .into_iter()
-        .map(|read| (read.index, read.context))
-        .collect()
+    reads.into_iter().map(|read| (read.index, read.context)).collect()
 }
 
 /// TestReadOnlyOptionSafe, TestReadOnlyOptionLease.
@@ -54,13 +49,8 @@ fn a_leader_that_is_cut_off_confirms_nothing() {
 /// TestReadOnlyWithLearner.
 #[test]
 fn a_learner_can_read_and_does_not_confirm() {
-    let members = ConfState {
-        voters: vec![1, 3],
-        learners: vec![2],
-        ..ConfState::default()
-    };
-    let mut cluster =
-        Cluster::of([1, 2, 3].map(|id| Peer::with(config(id), members.clone(), |_| {})));
+    let members = ConfState { voters: vec![1, 3], learners: vec![2], ..ConfState::default() };
+    let mut cluster = Cluster::of([1, 2, 3].map(|id| Peer::with(config(id), members.clone(), |_| {})));
     cluster.campaign(1);
     cluster.propose(1, "x");
     assert_eq!(read(&mut cluster, 2, "a"), [(2, "a".into())]);
@@ -73,11 +63,7 @@ fn a_learner_can_read_and_does_not_confirm() {
 fn a_new_leader_postpones_reads_until_it_has_committed() {
     let mut peer = Peer::with(config(1), voters(&[1, 2, 3]), |storage| {
         storage.append(&entries(&[1, 1]));
-        storage.set_hard_state(HardState {
-            term: 1,
-            commit: 1,
-            vote: NONE,
-        });
+        storage.set_hard_state(HardState { term: 1, commit: 1, vote: NONE });
     });
     peer.lead();
     assert!(!peer.node.is_commit_to_current_term());
@@ -86,23 +72,11 @@ fn a_new_leader_postpones_reads_until_it_has_committed() {
     // The first commit of its term takes the predecessor's tail along.
     let sent = peer.acknowledge(2);
     assert!(peer.node.is_commit_to_current_term());
-    let beat = sent
-        .iter()
-        .find(|message| message.kind == Heartbeat)
-        .unwrap();
+    let beat = sent.iter().find(|message| message.kind == Heartbeat).unwrap();
     let context = beat.context.clone();
     assert_eq!(peer.reads, []);
-    peer.deliver(Message {
-        context,
-        ..message(HeartbeatResp, 2, 1, 2)
-    });
-    assert_eq!(
-        peer.reads,
-        [ReadState {
-            index: 3,
-            context: "a".into()
-        }]
-    );
+    peer.deliver(Message { context, ..message(HeartbeatResp, 2, 1, 2) });
+    assert_eq!(peer.reads, [ReadState { index: 3, context: "a".into() }]);
 }
 
 /// TestReadOnlyDuplicateRequest, E14 (faults.md): a request that is repeated with the same context.
@@ -111,27 +85,15 @@ fn an_answer_to_the_first_attempt_does_not_confirm_the_second() {
     let mut peer = Peer::new(1, &[1, 2, 3]);
     peer.lead();
     peer.acknowledge(2);
-    let context = |sent: Vec<Message>| {
-        sent.iter()
-            .find(|m| m.kind == Heartbeat)
-            .unwrap()
-            .context
-            .clone()
-    };
+    let context = |sent: Vec<Message>| sent.iter().find(|m| m.kind == Heartbeat).unwrap().context.clone();
     peer.node.read_index("same".into());
     let first = context(peer.drain());
     peer.node.read_index("same".into());
     let second = context(peer.drain());
     assert_ne!(first, second);
-    peer.deliver(Message {
-        context: first,
-        ..message(HeartbeatResp, 2, 1, 1)
-    });
+    peer.deliver(Message { context: first, ..message(HeartbeatResp, 2, 1, 1) });
     assert_eq!(peer.reads.len(), 1);
-    peer.deliver(Message {
-        context: second,
-        ..message(HeartbeatResp, 2, 1, 1)
-    });
+    peer.deliver(Message { context: second, ..message(HeartbeatResp, 2, 1, 1) });
     assert_eq!(peer.reads.len(), 2);
 }
 
@@ -147,10 +109,7 @@ fn one_answer_confirms_a_batch() {
         sent.extend(peer.drain());
     }
     let context = sent.last().unwrap().context.clone();
-    peer.deliver(Message {
-        context,
-        ..message(HeartbeatResp, 3, 1, 1)
-    });
+    peer.deliver(Message { context, ..message(HeartbeatResp, 3, 1, 1) });
     let contexts: Vec<_> = peer.reads.iter().map(|read| read.context.clone()).collect();
     assert_eq!(contexts, ["a", "b", "c"]);
 }
@@ -169,10 +128,7 @@ fn reads_are_forgotten_when_the_leader_steps_down() {
     peer.acknowledge(2);
     for n in 1..4u64 {
         let context = Bytes::copy_from_slice(&n.to_le_bytes());
-        let _ = peer.node.step(Message {
-            context,
-            ..message(HeartbeatResp, 2, 1, 3)
-        });
+        let _ = peer.node.step(Message { context, ..message(HeartbeatResp, 2, 1, 3) });
     }
     assert_eq!(peer.reads, []);
 }
@@ -185,23 +141,11 @@ fn forwarded_reads_follow_the_leader() {
     // Two reads reach the old leader after the change, and are sent on to the new one.
     cluster.campaign(3);
     for context in ["a", "b"] {
-        let entry = Entry {
-            payload: data(context),
-            ..Entry::default()
-        };
-        cluster.send(Message {
-            entries: vec![entry],
-            ..message(ReadIndex, 2, 1, 0)
-        });
+        let entry = Entry { payload: data(context), ..Entry::default() };
+        cluster.send(Message { entries: vec![entry], ..message(ReadIndex, 2, 1, 0) });
     }
     let reads = &cluster.peer(2).reads;
-    assert_eq!(
-        reads
-            .iter()
-            .map(|read| read.context.clone())
-            .collect::<Vec<_>>(),
-        ["a", "b"]
-    );
+    assert_eq!(reads.iter().map(|read| read.context.clone()).collect::<Vec<_>>(), ["a", "b"]);
 }
 
 /// TestRawNodeReadIndex.
@@ -212,13 +156,7 @@ fn a_single_voter_reads_at_once() {
     peer.node.read_index("a".into());
     assert!(peer.node.has_ready());
     let ready = peer.node.ready();
-    assert_eq!(
-        ready.read_states,
-        [ReadState {
-            index: 1,
-            context: "a".into()
-        }]
-    );
+    assert_eq!(ready.read_states, [ReadState { index: 1, context: "a".into() }]);
 }
 
 #[test]
@@ -230,11 +168,42 @@ fn forged_contexts_of_heartbeat_responses_are_refused() {
     peer.drain();
     for context in [&[1][..], &[255; 8], &[1; 9]] {
         let context = Bytes::copy_from_slice(context);
-        let stepped = peer.node.step(Message {
-            context,
-            ..message(HeartbeatResp, 2, 1, 1)
-        });
+        let stepped = peer.node.step(Message { context, ..message(HeartbeatResp, 2, 1, 1) });
         assert!(matches!(stepped, Err(StepError::Malformed(_))));
     }
     assert_eq!(peer.reads, []);
+}
+
+/// Found by random schedules: a leader that was removed and has not stepped down, in a group of one.
+#[test]
+fn a_removed_leader_does_not_take_the_remaining_voter_for_itself() {
+    let mut peer = Peer::new(1, &[1, 2]);
+    peer.lead();
+    peer.acknowledge(2);
+    peer.node.propose_conf_change(change(ConfChangeType::RemoveNode, 1)).unwrap();
+    peer.drain();
+    peer.acknowledge(2);
+    assert_eq!(peer.members, voters(&[2]));
+    assert!(peer.node.is_leader());
+    peer.node.read_index("a".into());
+    let sent = peer.drain();
+    assert_eq!(peer.reads, []);
+    // 2 may have elected itself. If it answers, it has not.
+    let context = sent.iter().find(|message| message.kind == Heartbeat).unwrap().context.clone();
+    peer.deliver(Message { context, ..message(HeartbeatResp, 2, 1, 1) });
+    assert_eq!(peer.reads.len(), 1);
+}
+
+/// Reads that wait for members who are removed meanwhile.
+#[test]
+fn reads_are_confirmed_by_a_smaller_quorum() {
+    let mut peer = Peer::new(1, &[1, 2]);
+    peer.lead();
+    peer.acknowledge(2);
+    peer.node.propose_conf_change(change(ConfChangeType::RemoveNode, 2)).unwrap();
+    peer.node.read_index("a".into());
+    peer.drain();
+    assert_eq!(peer.reads, []);
+    peer.acknowledge(2);
+    assert_eq!(peer.reads.len(), 1);
 }

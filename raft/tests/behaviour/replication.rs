@@ -18,10 +18,7 @@ fn leader_with(configure: impl FnOnce(&mut Config)) -> Peer {
 }
 
 fn appends_to(to: u64, messages: &[Message]) -> Vec<&Message> {
-    messages
-        .iter()
-        .filter(|message| message.kind == App && message.to == to)
-        .collect()
+    messages.iter().filter(|message| message.kind == App && message.to == to).collect()
 }
 
 /// TestLogReplication.
@@ -43,13 +40,8 @@ fn proposals_of_all_leaders_reach_all_peers_in_order() {
 /// TestLearnerLogReplication.
 #[test]
 fn learners_get_the_log_and_do_not_count() {
-    let members = ConfState {
-        voters: vec![1, 3],
-        learners: vec![2],
-        ..ConfState::default()
-    };
-    let mut cluster =
-        Cluster::of([1, 2, 3].map(|id| Peer::with(config(id), members.clone(), |_| {})));
+    let members = ConfState { voters: vec![1, 3], learners: vec![2], ..ConfState::default() };
+    let mut cluster = Cluster::of([1, 2, 3].map(|id| Peer::with(config(id), members.clone(), |_| {})));
     cluster.campaign(1);
     cluster.cut(1, 3);
     cluster.propose(1, "a");
@@ -68,15 +60,9 @@ fn acknowledgements_may_come_out_of_order() {
         peer.node.propose(text.to_owned().into()).unwrap();
     }
     peer.drain();
-    peer.deliver(Message {
-        index: 3,
-        ..message(AppResp, 2, 1, 1)
-    });
+    peer.deliver(Message { index: 3, ..message(AppResp, 2, 1, 1) });
     assert_eq!(peer.node.commit_index(), 3);
-    peer.deliver(Message {
-        index: 2,
-        ..message(AppResp, 2, 1, 1)
-    });
+    peer.deliver(Message { index: 2, ..message(AppResp, 2, 1, 1) });
     let progress = peer.node.progress_of(2).unwrap();
     assert_eq!((progress.match_index, progress.next), (3, 4));
 }
@@ -98,13 +84,7 @@ fn a_single_voter_commits_when_it_is_durable() {
 /// TestProposal.
 #[test]
 fn without_a_quorum_nothing_is_committed() {
-    for (down, commit) in [
-        (&[][..], 2),
-        (&[3], 2),
-        (&[2, 3], 0),
-        (&[2, 3, 4], 0),
-        (&[4, 5], 2),
-    ] {
+    for (down, commit) in [(&[][..], 2), (&[3], 2), (&[2, 3], 0), (&[2, 3, 4], 0), (&[4, 5], 2)] {
         let count = if down.iter().any(|&id| id > 3) { 5 } else { 3 };
         let mut cluster = Cluster::new(count);
         down.iter().for_each(|&id| cluster.isolate(id));
@@ -118,20 +98,13 @@ fn without_a_quorum_nothing_is_committed() {
 #[test]
 fn followers_forward_proposals_unless_told_not_to() {
     for disable in [false, true] {
-        let mut cluster =
-            Cluster::configured(3, |config| config.disable_proposal_forwarding = disable);
-        assert_eq!(
-            cluster.node(2).propose("x".into()),
-            Err(ProposeError::NoLeader)
-        );
+        let mut cluster = Cluster::configured(3, |config| config.disable_proposal_forwarding = disable);
+        assert_eq!(cluster.node(2).propose("x".into()), Err(ProposeError::NoLeader));
         cluster.campaign(1);
         let proposed = cluster.node(2).propose("x".into());
         cluster.settle();
         if disable {
-            assert_eq!(
-                proposed,
-                Err(ProposeError::ForwardingDisabled { leader: 1 })
-            );
+            assert_eq!(proposed, Err(ProposeError::ForwardingDisabled { leader: 1 }));
             assert_eq!(cluster.commits(), [1, 1, 1]);
         } else {
             assert_eq!(proposed, Ok(Proposed::Forwarded { to: 1 }));
@@ -165,14 +138,8 @@ fn an_acknowledgement_lets_the_next_append_go() {
     peer.node.propose("x".into()).unwrap();
     let sent = peer.drain();
     // 3 is still being probed.
-    assert_eq!(
-        (appends_to(2, &sent).len(), appends_to(3, &sent).len()),
-        (1, 0)
-    );
-    let sent = peer.deliver(Message {
-        index: 1,
-        ..message(AppResp, 3, 1, 1)
-    });
+    assert_eq!((appends_to(2, &sent).len(), appends_to(3, &sent).len()), (1, 0));
+    let sent = peer.deliver(Message { index: 1, ..message(AppResp, 3, 1, 1) });
     assert_eq!(appends_to(3, &sent)[0].entries.len(), 1);
 }
 
@@ -190,19 +157,10 @@ fn answers_to_appends_move_what_is_sent_next() {
         let mut peer = Peer::with_log(config(1), &[1, 2, 3], &[0, 1], 1);
         peer.lead();
         let hint = index;
-        let answer = Message {
-            index,
-            reject,
-            reject_hint: hint,
-            ..message(AppResp, 2, 1, 2)
-        };
+        let answer = Message { index, reject, reject_hint: hint, ..message(AppResp, 2, 1, 2) };
         peer.deliver(answer);
         let progress = peer.node.progress_of(2).unwrap();
-        assert_eq!(
-            (progress.match_index, progress.next),
-            want,
-            "{index} {reject}"
-        );
+        assert_eq!((progress.match_index, progress.next), want, "{index} {reject}");
     }
 }
 
@@ -243,10 +201,7 @@ fn in_probe_state_one_append_is_sent_per_heartbeat() {
 #[test]
 fn in_snapshot_state_nothing_is_appended() {
     let mut peer = rejected_to_snapshot();
-    assert_eq!(
-        peer.node.progress_of(2).unwrap().state,
-        ProgressState::Snapshot
-    );
+    assert_eq!(peer.node.progress_of(2).unwrap().state, ProgressState::Snapshot);
     peer.node.propose("x".into()).unwrap();
     assert_eq!(appends_to(2, &peer.drain()).len(), 0);
 }
@@ -261,16 +216,8 @@ pub fn rejected_to_snapshot() -> Peer {
         peer.acknowledge(3);
     }
     peer.compact();
-    let sent = peer.deliver(Message {
-        reject: true,
-        ..message(AppResp, 2, 1, 1)
-    });
-    assert_eq!(
-        sent.iter()
-            .filter(|message| message.kind == Snap && message.to == 2)
-            .count(),
-        1
-    );
+    let sent = peer.deliver(Message { reject: true, ..message(AppResp, 2, 1, 1) });
+    assert_eq!(sent.iter().filter(|message| message.kind == Snap && message.to == 2).count(), 1);
     peer
 }
 
@@ -282,10 +229,7 @@ fn an_unreachable_follower_is_probed() {
     peer.drain();
     peer.node.report_unreachable(2);
     let progress = peer.node.progress_of(2).unwrap();
-    assert_eq!(
-        (progress.state, progress.next),
-        (ProgressState::Probe, progress.match_index + 1)
-    );
+    assert_eq!((progress.state, progress.next), (ProgressState::Probe, progress.match_index + 1));
 }
 
 /// TestLeaderMsgAppSelfAckAfterTermChange.
@@ -296,13 +240,7 @@ fn an_own_acknowledgement_of_an_earlier_term_is_ignored() {
     let ready = peer.node.ready();
     peer.node.storage_mut().append(&ready.entries);
     // Deposed while the write was under way, by a leader that replaces the entry.
-    peer.node
-        .step(Message {
-            index: 1,
-            log_term: 1,
-            ..message(App, 2, 1, 2)
-        })
-        .unwrap();
+    peer.node.step(Message { index: 1, log_term: 1, ..message(App, 2, 1, 2) }).unwrap();
     peer.node.step(message(Vote, 3, 1, 3)).unwrap();
     peer.node.advance();
     assert_eq!((peer.node.role(), peer.node.commit_index()), (Follower, 1));
@@ -320,19 +258,13 @@ fn proposals_are_dropped_when_the_uncommitted_tail_is_too_large() {
     for _ in 0..entries {
         peer.node.propose(text.into()).unwrap();
     }
-    assert_eq!(
-        peer.node.propose(text.into()),
-        Err(ProposeError::UncommittedLimit)
-    );
+    assert_eq!(peer.node.propose(text.into()), Err(ProposeError::UncommittedLimit));
     peer.drain();
     peer.acknowledge(2);
     // Everything is applied: one huge proposal is taken, and then an empty one, but nothing else.
     let huge = vec![data(text); 2 * entries as usize];
     peer.node.propose_payloads(huge).unwrap();
-    assert_eq!(
-        peer.node.propose(text.into()),
-        Err(ProposeError::UncommittedLimit)
-    );
+    assert_eq!(peer.node.propose(text.into()), Err(ProposeError::UncommittedLimit));
     peer.node.propose("".into()).unwrap();
     peer.drain();
     peer.acknowledge(2);
@@ -363,24 +295,12 @@ fn acknowledgements_move_the_window_and_stale_ones_do_not() {
         peer.drain();
     }
     for acked in 2..=4 {
-        let sent = peer.deliver(Message {
-            index: acked,
-            ..message(AppResp, 2, 1, 1)
-        });
+        let sent = peer.deliver(Message { index: acked, ..message(AppResp, 2, 1, 1) });
         // One leaves the window, one enters it.
-        assert_eq!(
-            appends_to(2, &sent)
-                .iter()
-                .map(|m| m.entries.len())
-                .sum::<usize>(),
-            1
-        );
+        assert_eq!(appends_to(2, &sent).iter().map(|m| m.entries.len()).sum::<usize>(), 1);
         assert!(peer.node.progress_of(2).unwrap().inflights.is_full());
         for stale in 0..acked {
-            let sent = peer.deliver(Message {
-                index: stale,
-                ..message(AppResp, 2, 1, 1)
-            });
+            let sent = peer.deliver(Message { index: stale, ..message(AppResp, 2, 1, 1) });
             assert_eq!(appends_to(2, &sent).len(), 0);
             assert!(peer.node.progress_of(2).unwrap().inflights.is_full());
         }
@@ -398,10 +318,7 @@ fn a_heartbeat_response_lets_one_empty_append_through_a_full_window() {
     for _ in 0..3 {
         let sent = peer.deliver(message(HeartbeatResp, 2, 1, 1));
         let appends = appends_to(2, &sent);
-        assert_eq!(
-            appends.iter().map(|m| m.entries.len()).collect::<Vec<_>>(),
-            [0]
-        );
+        assert_eq!(appends.iter().map(|m| m.entries.len()).collect::<Vec<_>>(), [0]);
         assert!(peer.node.progress_of(2).unwrap().is_paused());
     }
 }
@@ -439,37 +356,20 @@ fn appends_are_cut_at_the_size_limit() {
     let probe = appends_to(3, &sent)[0];
     assert_eq!(probe.entries.len(), 2);
     let index = probe.index + 2;
-    let sent = leader.deliver(Message {
-        index,
-        ..message(AppResp, 3, 1, 1)
-    });
-    let lens: Vec<usize> = appends_to(3, &sent)
-        .iter()
-        .map(|m| m.entries.len())
-        .collect();
+    let sent = leader.deliver(Message { index, ..message(AppResp, 3, 1, 1) });
+    let lens: Vec<usize> = appends_to(3, &sent).iter().map(|m| m.entries.len()).collect();
     assert_eq!(lens, [2, 1]);
 }
 
 /// TestHandleHeartbeat.
 #[test]
 fn a_heartbeat_moves_the_commit_index_forward_only() {
-    for (commit, want) in [
-        (3, Ok(3)),
-        (1, Ok(2)),
-        (4, Err(StepError::CommitBeyondLog { commit: 4, last: 3 })),
-    ] {
+    for (commit, want) in [(3, Ok(3)), (1, Ok(2)), (4, Err(StepError::CommitBeyondLog { commit: 4, last: 3 }))] {
         let mut peer = Peer::with(config(1), voters(&[1, 2]), |storage| {
             storage.append(&entries(&[1, 2, 3]));
-            storage.set_hard_state(HardState {
-                term: 3,
-                commit: 2,
-                vote: NONE,
-            });
+            storage.set_hard_state(HardState { term: 3, commit: 2, vote: NONE });
         });
-        let stepped = peer.node.step(Message {
-            commit,
-            ..message(Heartbeat, 2, 1, 3)
-        });
+        let stepped = peer.node.step(Message { commit, ..message(Heartbeat, 2, 1, 3) });
         assert_eq!(stepped.map(|()| peer.node.commit_index()), want);
         if want.is_ok() {
             assert_eq!(peer.drain(), [message(HeartbeatResp, 1, 2, 3)]);
@@ -497,13 +397,8 @@ fn no_answer_of_a_follower_can_break_a_leader() {
         for reject in [false, true] {
             for reject_hint in 0..12 {
                 let mut peer = rejected_to_snapshot();
-                let answer = Message {
-                    index,
-                    reject,
-                    reject_hint,
-                    log_term: reject_hint % 3,
-                    ..message(AppResp, 2, 1, 1)
-                };
+                let answer =
+                    Message { index, reject, reject_hint, log_term: reject_hint % 3, ..message(AppResp, 2, 1, 1) };
                 let last = peer.node.last_index();
                 match peer.node.step(answer) {
                     Err(StepError::AckBeyondLog { .. }) => assert!(index > last && !reject),

@@ -89,10 +89,7 @@ fn proposals_are_dropped_until_the_transfer_succeeds_or_times_out() {
     cluster.tick(1, 9);
     assert_eq!(cluster.node(1).transferee(), 3);
     cluster.tick(1, 1);
-    assert_eq!(
-        (cluster.node(1).role(), cluster.node(1).transferee()),
-        (Leader, NONE)
-    );
+    assert_eq!((cluster.node(1).role(), cluster.node(1).transferee()), (Leader, NONE));
     cluster.node(1).propose("y".into()).unwrap();
 }
 
@@ -103,10 +100,7 @@ fn a_higher_term_ends_the_transfer() {
     cluster.isolate(3);
     transfer(&mut cluster, 1, 3);
     cluster.node(1).step(message(AppResp, 2, 1, 9)).unwrap();
-    assert_eq!(
-        (cluster.node(1).role(), cluster.node(1).transferee()),
-        (Follower, NONE)
-    );
+    assert_eq!((cluster.node(1).role(), cluster.node(1).transferee()), (Follower, NONE));
 }
 
 /// TestLeaderTransferRemoveNode, TestLeaderTransferDemoteNode.
@@ -125,10 +119,7 @@ fn removing_or_demoting_the_transferee_ends_the_transfer() {
 /// TestLeaderTransferBack, TestLeaderTransferSecondTransferToAnotherNode.
 #[test]
 fn a_second_transfer_replaces_the_first() {
-    for (to, roles) in [
-        (1, [Leader, Follower, Follower]),
-        (2, [Follower, Leader, Follower]),
-    ] {
+    for (to, roles) in [(1, [Leader, Follower, Follower]), (2, [Follower, Leader, Follower])] {
         let mut cluster = cluster();
         cluster.isolate(3);
         transfer(&mut cluster, 1, 3);
@@ -147,19 +138,12 @@ fn asking_again_does_not_extend_the_time() {
     cluster.tick(1, 1);
     transfer(&mut cluster, 1, 3);
     cluster.tick(1, 9);
-    assert_eq!(
-        (cluster.node(1).role(), cluster.node(1).transferee()),
-        (Leader, NONE)
-    );
+    assert_eq!((cluster.node(1).role(), cluster.node(1).transferee()), (Leader, NONE));
 }
 
 #[test]
 fn a_learner_is_no_transferee() {
-    let members = ConfState {
-        voters: vec![1],
-        learners: vec![2],
-        ..ConfState::default()
-    };
+    let members = ConfState { voters: vec![1], learners: vec![2], ..ConfState::default() };
     let mut peer = Peer::with(config(1), members, |_| {});
     peer.lead();
     peer.node.transfer_leader(2);

@@ -15,10 +15,7 @@ pub struct Changes {
 
 impl Changes {
     pub fn new() -> Changes {
-        Changes {
-            tracker: Tracker::new(10, 0),
-            last_index: 0,
-        }
+        Changes { tracker: Tracker::new(10, 0), last_index: 0 }
     }
 
     /// Runs one command and returns what it prints.
@@ -30,10 +27,7 @@ impl Changes {
 
     fn change(&mut self, case: &Case) -> Result<String, String> {
         let changes = parse_changes(&case.input)?;
-        let changer = Changer {
-            tracker: &self.tracker,
-            last_index: self.last_index,
-        };
+        let changer = Changer { tracker: &self.tracker, last_index: self.last_index };
         let changed = match case.command.as_str() {
             "simple" => changer.simple(&changes),
             "enter-joint" => {
@@ -49,9 +43,6 @@ impl Changes {
         let (config, progress) = changed.map_err(|err| err.to_string())?;
         self.tracker.config = config;
         self.tracker.progress = progress;
-        Ok(format!(
-            "{}\n{}",
-            self.tracker.config, self.tracker.progress
-        ))
+        Ok(format!("{}\n{}", self.tracker.config, self.tracker.progress))
     }
 }

@@ -35,45 +35,25 @@ pub struct Case {
 impl Case {
     /// The positional argument `n`, as a number.
     pub fn number(&self, n: usize) -> Result<u64, String> {
-        let arg = self
-            .args
-            .get(n)
-            .ok_or_else(|| format!("argument {n} is missing"))?;
-        arg.key
-            .parse()
-            .map_err(|_| format!("argument {n} must be a number: {}", arg.key))
+        let arg = self.args.get(n).ok_or_else(|| format!("argument {n} is missing"))?;
+        arg.key.parse().map_err(|_| format!("argument {n} must be a number: {}", arg.key))
     }
 
     /// All positional arguments, as node numbers.
     pub fn nodes(&self) -> Result<Vec<u64>, String> {
         let positional = self.args.iter().filter(|arg| arg.values.is_empty());
-        positional
-            .map(|arg| {
-                arg.key
-                    .parse()
-                    .map_err(|_| format!("must be a number: {}", arg.key))
-            })
-            .collect()
+        positional.map(|arg| arg.key.parse().map_err(|_| format!("must be a number: {}", arg.key))).collect()
     }
 
     /// All values of all `key=value` arguments, in order.
     pub fn options(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.args.iter().flat_map(|arg| {
-            arg.values
-                .iter()
-                .map(|value| (arg.key.as_str(), value.as_str()))
-        })
+        self.args.iter().flat_map(|arg| arg.values.iter().map(|value| (arg.key.as_str(), value.as_str())))
     }
 
     /// The first value of `key`, as a number.
     pub fn option(&self, key: &str) -> Result<u64, String> {
-        let (_, value) = self
-            .options()
-            .find(|(k, _)| *k == key)
-            .ok_or_else(|| format!("{key}= is missing"))?;
-        value
-            .parse()
-            .map_err(|_| format!("{key} must be a number: {value}"))
+        let (_, value) = self.options().find(|(k, _)| *k == key).ok_or_else(|| format!("{key}= is missing"))?;
+        value.parse().map_err(|_| format!("{key} must be a number: {value}"))
     }
 }
 
@@ -90,8 +70,7 @@ pub fn parse(text: &str) -> Result<Vec<Case>, String> {
             let (_, next) = lines.next().ok_or("the file ends in a continued line")?;
             command_line = format!("{} {}", head.trim_end(), next.trim());
         }
-        let (command, args) =
-            parse_command(&command_line).map_err(|err| format!("line {}: {err}", n + 1))?;
+        let (command, args) = parse_command(&command_line).map_err(|err| format!("line {}: {err}", n + 1))?;
         let mut input = Vec::new();
         let mut separated = false;
         for (_, line) in lines.by_ref() {
@@ -132,14 +111,7 @@ pub fn parse(text: &str) -> Result<Vec<Case>, String> {
             }
         }
         let text = line.trim().to_string();
-        cases.push(Case {
-            line: n + 1,
-            text,
-            command,
-            args,
-            input: input.join("\n"),
-            expected,
-        });
+        cases.push(Case { line: n + 1, text, command, args, input: input.join("\n"), expected });
     }
     Ok(cases)
 }
@@ -159,8 +131,7 @@ fn parse_command(line: &str) -> Result<(String, Vec<Arg>), String> {
         let mut values = Vec::new();
         if let Some(value) = rest.strip_prefix('=') {
             if let Some(list) = value.strip_prefix('(') {
-                let close =
-                    closing_parenthesis(list).ok_or_else(|| format!("{key}=( is not closed"))?;
+                let close = closing_parenthesis(list).ok_or_else(|| format!("{key}=( is not closed"))?;
                 values.extend(split_list(&list[..close]).map(|item| item.trim().to_string()));
                 rest = &list[close + 1..];
             } else {

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use flotilla_raft::{
-    ConfState, Config, Entry, HardState, MemoryStorage, Message, MessageType, Payload, RawNode,
-    Snapshot, StepError, Storage, StorageError, is_local_target,
+    ConfState, Config, Entry, HardState, MemoryStorage, Message, MessageType, Payload, RawNode, Snapshot, StepError,
+    Storage, StorageError, is_local_target,
 };
 
 use crate::output::Output;
@@ -20,9 +20,7 @@ pub struct NodeStorage {
 
 impl NodeStorage {
     fn newest(&self) -> &Snapshot {
-        self.history
-            .last()
-            .expect("the history begins with a snapshot")
+        self.history.last().expect("the history begins with a snapshot")
     }
 }
 
@@ -69,29 +67,16 @@ pub struct Environment {
 
 impl Environment {
     pub fn new() -> Environment {
-        Environment {
-            nodes: Vec::new(),
-            messages: RefCell::default(),
-            output: Output::default(),
-        }
+        Environment { nodes: Vec::new(), messages: RefCell::default(), output: Output::default() }
     }
 
     pub fn node(&mut self, id: u64) -> Result<&mut Node, String> {
-        let at = (id as usize)
-            .checked_sub(1)
-            .ok_or("nodes are numbered from 1")?;
-        self.nodes
-            .get_mut(at)
-            .ok_or_else(|| format!("there is no node {id}"))
+        let at = (id as usize).checked_sub(1).ok_or("nodes are numbered from 1")?;
+        self.nodes.get_mut(at).ok_or_else(|| format!("there is no node {id}"))
     }
 
     /// Adds `count` nodes that begin with `snapshot`, which may be empty.
-    pub fn add_nodes(
-        &mut self,
-        count: u64,
-        config: &Config,
-        mut snapshot: Snapshot,
-    ) -> Result<(), String> {
+    pub fn add_nodes(&mut self, count: u64, config: &Config, mut snapshot: Snapshot) -> Result<(), String> {
         let bootstrap = snapshot != Snapshot::default();
         for _ in 0..count {
             let mut log = MemoryStorage::new();
@@ -100,27 +85,13 @@ impl Environment {
                     return Err("index must be specified as > 1 due to bootstrap".into());
                 }
                 snapshot.metadata.term = 1;
-                log.apply_snapshot(snapshot.clone())
-                    .map_err(|err| err.to_string())?;
+                log.apply_snapshot(snapshot.clone()).map_err(|err| err.to_string())?;
             }
             let id = self.nodes.len() as u64 + 1;
-            let config = Config {
-                id,
-                seed: id,
-                ..config.clone()
-            };
-            let storage = NodeStorage {
-                log,
-                history: vec![snapshot.clone()],
-            };
-            let raw = RawNode::new(config.clone(), storage, self.output.clone())
-                .map_err(|err| err.to_string())?;
-            self.nodes.push(Node {
-                raw,
-                config,
-                append_work: VecDeque::new(),
-                apply_work: VecDeque::new(),
-            });
+            let config = Config { id, seed: id, ..config.clone() };
+            let storage = NodeStorage { log, history: vec![snapshot.clone()] };
+            let raw = RawNode::new(config.clone(), storage, self.output.clone()).map_err(|err| err.to_string())?;
+            self.nodes.push(Node { raw, config, append_work: VecDeque::new(), apply_work: VecDeque::new() });
         }
         Ok(())
     }
@@ -132,12 +103,7 @@ impl Environment {
         output.print(&ready);
         let sync = !node.config.async_storage_writes;
         if sync {
-            process_append(
-                node,
-                ready.hard_state,
-                &ready.entries,
-                ready.snapshot.as_deref(),
-            )?;
+            process_append(node, ready.hard_state, &ready.entries, ready.snapshot.as_deref())?;
             process_apply(node, &ready.committed_entries);
         }
         let mut sent = Vec::new();
@@ -165,16 +131,9 @@ impl Environment {
         };
         let responses = std::mem::take(&mut message.responses);
         output.println(format_args!("Processing:\n{message}"));
-        let Message {
-            term, vote, commit, ..
-        } = message;
+        let Message { term, vote, commit, .. } = message;
         let hard_state = Some(HardState { term, vote, commit });
-        process_append(
-            node,
-            hard_state,
-            &message.entries,
-            message.snapshot.as_deref(),
-        )?;
+        process_append(node, hard_state, &message.entries, message.snapshot.as_deref())?;
         self.respond(responses);
         Ok(())
     }
@@ -203,23 +162,17 @@ impl Environment {
 
     /// Delivers to, or drops for, `to` its messages of type `kind` (`None`: all). Returns how many there were.
     pub fn deliver(&mut self, to: u64, drop: bool, kind: Option<MessageType>) -> usize {
-        let (chosen, rest) = std::mem::take(self.messages.get_mut())
-            .into_iter()
-            .partition(|message| is_chosen(message, to, drop, kind));
+        let (chosen, rest) =
+            std::mem::take(self.messages.get_mut()).into_iter().partition(|message| is_chosen(message, to, drop, kind));
         self.messages = RefCell::new(rest);
         let chosen: Vec<Message> = chosen;
         let count = chosen.len();
         for message in chosen {
-            self.output.println(format_args!(
-                "{}{message}",
-                if drop { "dropped: " } else { "" }
-            ));
+            self.output.println(format_args!("{}{message}", if drop { "dropped: " } else { "" }));
             if drop {
                 continue;
             }
-            let node = self
-                .node(to)
-                .expect("messages are delivered to nodes that exist");
+            let node = self.node(to).expect("messages are delivered to nodes that exist");
             match node.raw.step(message) {
                 Ok(()) => {}
                 Err(StepError::ProposalDropped(_)) => self.output.println("raft proposal dropped"),
@@ -230,10 +183,7 @@ impl Environment {
     }
 
     pub fn has_messages(&self, to: u64) -> bool {
-        self.messages
-            .borrow()
-            .iter()
-            .any(|message| is_chosen(message, to, false, None))
+        self.messages.borrow().iter().any(|message| is_chosen(message, to, false, None))
     }
 
     /// Repeats everything that the nodes `ids` can do until there is nothing left to do.
@@ -282,8 +232,7 @@ impl Environment {
 
 fn is_chosen(message: &Message, to: u64, drop: bool, kind: Option<MessageType>) -> bool {
     // What a node tells itself is not sent over a network, and cannot get lost.
-    let local =
-        message.from == message.to || is_local_target(message.from) || is_local_target(message.to);
+    let local = message.from == message.to || is_local_target(message.from) || is_local_target(message.to);
     message.to == to && !(drop && local) && kind.is_none_or(|kind| kind == message.kind)
 }
 
@@ -299,12 +248,8 @@ fn process_append(
         log.set_hard_state(hard_state);
     }
     match snapshot.filter(|snapshot| !snapshot.is_empty()) {
-        Some(_) if !entries.is_empty() => {
-            Err("can't apply snapshot and entries at the same time".into())
-        }
-        Some(snapshot) => log
-            .apply_snapshot(snapshot.clone())
-            .map_err(|err| err.to_string()),
+        Some(_) if !entries.is_empty() => Err("can't apply snapshot and entries at the same time".into()),
+        Some(snapshot) => log.apply_snapshot(snapshot.clone()).map_err(|err| err.to_string()),
         None => {
             log.append(entries);
             Ok(())
@@ -317,14 +262,8 @@ fn process_apply(node: &mut Node, entries: &[Entry]) {
     for entry in entries {
         let (update, conf_state) = match &entry.payload {
             Payload::Normal(data) => (data.clone(), None),
-            Payload::ConfChange(change) => (
-                change.context.clone(),
-                Some(node.raw.apply_conf_change(&change.to_v2())),
-            ),
-            Payload::ConfChangeV2(change) => (
-                change.context.clone(),
-                Some(node.raw.apply_conf_change(change)),
-            ),
+            Payload::ConfChange(change) => (change.context.clone(), Some(node.raw.apply_conf_change(&change.to_v2()))),
+            Payload::ConfChangeV2(change) => (change.context.clone(), Some(node.raw.apply_conf_change(change))),
         };
         let storage = node.raw.storage_mut();
         let mut snapshot = storage.newest().clone();

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use flotilla_raft::{
-    ConfChange, ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, Config,
-    Message, MessageType, NO_LIMIT, ReadOnlyOption, Snapshot, Storage,
+    ConfChange, ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, Config, Message, MessageType,
+    NO_LIMIT, ReadOnlyOption, Snapshot, Storage,
 };
 
 use crate::datadriven::Case;
@@ -37,18 +37,8 @@ fn dispatch(env: &mut Environment, case: &Case) -> Handled {
         "compact" => compact(env, case),
         "deliver-msgs" => deliver_msgs(env, case),
         "process-ready" => for_each(env, case, "handling Ready", Environment::process_ready),
-        "process-append-thread" => for_each(
-            env,
-            case,
-            "processing append thread",
-            Environment::process_append_thread,
-        ),
-        "process-apply-thread" => for_each(
-            env,
-            case,
-            "processing apply thread",
-            Environment::process_apply_thread,
-        ),
+        "process-append-thread" => for_each(env, case, "processing append thread", Environment::process_append_thread),
+        "process-apply-thread" => for_each(env, case, "processing apply thread", Environment::process_apply_thread),
         "log-level" => {
             let name = case.args.first().ok_or("the level is missing")?;
             env.output.set_level_named(&name.key)
@@ -57,9 +47,7 @@ fn dispatch(env: &mut Environment, case: &Case) -> Handled {
         "raft-state" => raft_state(env),
         "set-randomized-election-timeout" => {
             let timeout = case.option("timeout")?;
-            env.node(case.number(0)?)?
-                .raw
-                .set_randomized_election_timeout(timeout as u32);
+            env.node(case.number(0)?)?.raw.set_randomized_election_timeout(timeout as u32);
             Ok(())
         }
         "stabilize" => stabilize(env, case),
@@ -85,9 +73,7 @@ fn dispatch(env: &mut Environment, case: &Case) -> Handled {
         "report-unreachable" => {
             let nodes = case.nodes()?;
             let [on, about] = nodes[..] else {
-                return Err(
-                    "must specify exactly two node indexes: node on which to report, and reported node".into()
-                );
+                return Err("must specify exactly two node indexes: node on which to report, and reported node".into());
             };
             env.node(on)?.raw.report_unreachable(about);
             Ok(())
@@ -125,9 +111,7 @@ fn parse_bool(value: &str) -> Result<bool, String> {
 }
 
 fn parse_number(value: &str) -> Result<u64, String> {
-    value
-        .parse()
-        .map_err(|_| format!("must be a number: {value}"))
+    value.parse().map_err(|_| format!("must be a number: {value}"))
 }
 
 fn add_nodes(env: &mut Environment, case: &Case) -> Handled {
@@ -144,16 +128,8 @@ fn add_nodes(env: &mut Environment, case: &Case) -> Handled {
     let mut snapshot = Snapshot::default();
     for (key, value) in case.options() {
         match key {
-            "voters" => snapshot
-                .metadata
-                .conf_state
-                .voters
-                .push(parse_number(value)?),
-            "learners" => snapshot
-                .metadata
-                .conf_state
-                .learners
-                .push(parse_number(value)?),
+            "voters" => snapshot.metadata.conf_state.voters.push(parse_number(value)?),
+            "learners" => snapshot.metadata.conf_state.learners.push(parse_number(value)?),
             "inflight" => config.max_inflight_msgs = parse_number(value)? as usize,
             "index" => {
                 snapshot.metadata.index = parse_number(value)?;
@@ -163,12 +139,8 @@ fn add_nodes(env: &mut Environment, case: &Case) -> Handled {
             "async-storage-writes" => config.async_storage_writes = parse_bool(value)?,
             "prevote" => config.pre_vote = parse_bool(value)?,
             "checkquorum" => config.check_quorum = parse_bool(value)?,
-            "max-committed-size-per-ready" => {
-                config.max_committed_bytes_per_ready = parse_number(value)?
-            }
-            "disable-conf-change-validation" => {
-                config.disable_conf_change_validation = parse_bool(value)?
-            }
+            "max-committed-size-per-ready" => config.max_committed_bytes_per_ready = parse_number(value)?,
+            "disable-conf-change-validation" => config.disable_conf_change_validation = parse_bool(value)?,
             "read-only" => {
                 config.read_only = match value {
                     "safe" => ReadOnlyOption::Safe,
@@ -191,8 +163,7 @@ fn compact(env: &mut Environment, case: &Case) -> Handled {
 }
 
 fn deliver_msgs(env: &mut Environment, case: &Case) -> Handled {
-    let mut recipients: Vec<(u64, bool)> =
-        case.nodes()?.into_iter().map(|id| (id, false)).collect();
+    let mut recipients: Vec<(u64, bool)> = case.nodes()?.into_iter().map(|id| (id, false)).collect();
     let mut kind = None;
     for (key, value) in case.options() {
         match key {
@@ -204,18 +175,13 @@ fn deliver_msgs(env: &mut Environment, case: &Case) -> Handled {
                 recipients.push((id, true));
             }
             "type" => {
-                let named = MessageType::ALL
-                    .into_iter()
-                    .find(|kind| kind.to_string() == value);
+                let named = MessageType::ALL.into_iter().find(|kind| kind.to_string() == value);
                 kind = Some(named.ok_or_else(|| format!("unknown message type {value}"))?);
             }
             _ => {}
         }
     }
-    let delivered: usize = recipients
-        .into_iter()
-        .map(|(id, drop)| env.deliver(id, drop, kind))
-        .sum();
+    let delivered: usize = recipients.into_iter().map(|(id, drop)| env.deliver(id, drop, kind)).sum();
     if delivered == 0 {
         env.output.println("no messages");
     }
@@ -227,15 +193,10 @@ fn raft_log(env: &mut Environment, id: u64) -> Handled {
     let log = &env.node(id)?.raw.storage().log;
     let (first, last) = (log.first_index(), log.last_index());
     if last < first {
-        output.print(format_args!(
-            "log is empty: first index={first}, last index={last}"
-        ));
+        output.print(format_args!("log is empty: first index={first}, last index={last}"));
         return Ok(());
     }
-    for entry in log
-        .entries(first, last + 1, NO_LIMIT)
-        .map_err(|err| err.to_string())?
-    {
+    for entry in log.entries(first, last + 1, NO_LIMIT).map_err(|err| err.to_string())? {
         output.println(entry);
     }
     Ok(())
@@ -244,11 +205,7 @@ fn raft_log(env: &mut Environment, id: u64) -> Handled {
 fn raft_state(env: &mut Environment) -> Handled {
     for node in &env.nodes {
         let raw = &node.raw;
-        let voter = if raw.configuration().voters.contains(raw.id()) {
-            "Voter"
-        } else {
-            "Non-Voter"
-        };
+        let voter = if raw.configuration().voters.contains(raw.id()) { "Voter" } else { "Non-Voter" };
         env.output.println(format_args!(
             "{}: {} ({voter}) Term:{} Lead:{}",
             raw.id(),
@@ -269,11 +226,7 @@ fn stabilize(env: &mut Environment, case: &Case) -> Handled {
         }
     }
     let ids = case.nodes()?;
-    let ids = if ids.is_empty() {
-        (1..=env.nodes.len() as u64).collect()
-    } else {
-        ids
-    };
+    let ids = if ids.is_empty() { (1..=env.nodes.len() as u64).collect() } else { ids };
     handled = handled.and_then(|()| env.stabilize(&ids));
     env.output.set_level(level);
     handled
@@ -313,9 +266,7 @@ fn propose(env: &mut Environment, case: &Case) -> Handled {
 }
 
 fn dropped<T, E>(proposed: Result<T, E>) -> Handled {
-    proposed
-        .map(drop)
-        .map_err(|_| "raft proposal dropped".into())
+    proposed.map(drop).map_err(|_| "raft proposal dropped".into())
 }
 
 fn propose_conf_change(env: &mut Environment, case: &Case) -> Handled {
@@ -334,19 +285,11 @@ fn propose_conf_change(env: &mut Environment, case: &Case) -> Handled {
     let changes = parse_changes(&case.input)?;
     let raw = &mut env.node(case.number(0)?)?.raw;
     if !v1 {
-        return dropped(raw.propose_conf_change(ConfChangeV2 {
-            transition,
-            changes,
-            ..ConfChangeV2::default()
-        }));
+        return dropped(raw.propose_conf_change(ConfChangeV2 { transition, changes, ..ConfChangeV2::default() }));
     }
     match changes[..] {
         [ConfChangeSingle { kind, node_id }] if transition == ConfChangeTransition::Auto => {
-            dropped(raw.propose_conf_change_v1(ConfChange {
-                kind,
-                node_id,
-                ..ConfChange::default()
-            }))
+            dropped(raw.propose_conf_change_v1(ConfChange { kind, node_id, ..ConfChange::default() }))
         }
         _ => Err("v1 conf change can only have one operation and no transition".into()),
     }
@@ -370,10 +313,7 @@ pub fn parse_changes(input: &str) -> Result<Vec<ConfChangeSingle>, String> {
             "u" => ConfChangeType::UpdateNode,
             _ => return Err(format!("unknown input: {token}")),
         };
-        Ok(ConfChangeSingle {
-            kind,
-            node_id: parse_number(id)?,
-        })
+        Ok(ConfChangeSingle { kind, node_id: parse_number(id)? })
     };
     input.split(' ').map(parse).collect()
 }

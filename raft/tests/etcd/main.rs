@@ -36,10 +36,7 @@ const SUITES: [Suite; 3] = [
             Box::new(move |case| interaction::run(&mut env, case))
         },
     },
-    Suite {
-        folder: "quorum/testdata",
-        start: || Box::new(quorums::run),
-    },
+    Suite { folder: "quorum/testdata", start: || Box::new(quorums::run) },
     Suite {
         folder: "confchange/testdata",
         start: || {
@@ -55,29 +52,17 @@ fn main() -> ExitCode {
         println!("etcd_data_files: test");
         return ExitCode::SUCCESS;
     }
-    let filters: Vec<String> = args
-        .into_iter()
-        .filter(|arg| !arg.starts_with('-'))
-        .collect();
-    let root = std::env::var_os("FLOTILLA_ETCD_RAFT").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/etcd-raft"),
-        PathBuf::from,
-    );
+    let filters: Vec<String> = args.into_iter().filter(|arg| !arg.starts_with('-')).collect();
+    let root = std::env::var_os("FLOTILLA_ETCD_RAFT")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/etcd-raft"), PathBuf::from);
     if !root.is_dir() {
-        println!(
-            "skipped: {} is absent; set FLOTILLA_ETCD_RAFT to a copy of etcd/raft's data",
-            root.display()
-        );
+        println!("skipped: {} is absent; set FLOTILLA_ETCD_RAFT to a copy of etcd/raft's data", root.display());
         return ExitCode::SUCCESS;
     }
     let (mut commands, mut files, mut failed) = (0, 0, 0);
     for Suite { folder, start } in SUITES {
         for path in files_in(&root.join(folder)) {
-            let name = path
-                .strip_prefix(&root)
-                .unwrap_or(&path)
-                .display()
-                .to_string();
+            let name = path.strip_prefix(&root).unwrap_or(&path).display().to_string();
             if !filters.is_empty() && !filters.iter().any(|filter| name.contains(filter)) {
                 continue;
             }
@@ -96,11 +81,7 @@ fn main() -> ExitCode {
         }
     }
     println!("{commands} commands in {files} files, {failed} failed");
-    if failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn files_in(folder: &Path) -> Vec<PathBuf> {
@@ -134,20 +115,14 @@ fn run_file(path: &Path, mut handler: Handler) -> Result<usize, (usize, String)>
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("of an unknown kind")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("of an unknown kind")
 }
 
 /// The first line that differs, with the lines around it.
 fn difference(case: &Case, actual: &str) -> String {
     const AROUND: usize = 4;
-    let (want, got): (Vec<&str>, Vec<&str>) =
-        (case.expected.lines().collect(), actual.lines().collect());
-    let at = want
-        .iter()
-        .zip(&got)
-        .take_while(|(want, got)| want == got)
-        .count();
+    let (want, got): (Vec<&str>, Vec<&str>) = (case.expected.lines().collect(), actual.lines().collect());
+    let at = want.iter().zip(&got).take_while(|(want, got)| want == got).count();
     let mut text = format!("line {}: {}\n", case.line, case.text);
     for line in &want[at.saturating_sub(AROUND)..at] {
         text += &format!("    | {line}\n");

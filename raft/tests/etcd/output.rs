@@ -35,12 +35,8 @@ impl Output {
 
     /// Sets the level by name, in any case.
     pub fn set_level_named(&self, name: &str) -> Result<(), String> {
-        let level = LEVELS
-            .iter()
-            .position(|level| level.eq_ignore_ascii_case(name));
-        self.set_level(
-            level.ok_or_else(|| format!("log levels must be either of [{}]", LEVELS.join(" ")))?,
-        );
+        let level = LEVELS.iter().position(|level| level.eq_ignore_ascii_case(name));
+        self.set_level(level.ok_or_else(|| format!("log levels must be either of [{}]", LEVELS.join(" ")))?);
         Ok(())
     }
 

@@ -19,11 +19,7 @@ pub fn run(case: &Case) -> String {
 }
 
 fn try_run(case: &Case) -> Result<String, String> {
-    let number = |value: &str| {
-        value
-            .parse::<u64>()
-            .map_err(|_| format!("must be a number: {value}"))
-    };
+    let number = |value: &str| value.parse::<u64>().map_err(|_| format!("must be a number: {value}"));
     let (mut ids, mut ids_joint, mut joint) = (Vec::new(), Vec::new(), false);
     let (mut indexes, mut votes) = (Vec::new(), Vec::new());
     for (key, value) in case.options() {
@@ -42,20 +38,10 @@ fn try_run(case: &Case) -> Result<String, String> {
             _ => return Err(format!("unknown argument {key}={value}")),
         }
     }
-    let values = if case.command == "vote" {
-        &votes
-    } else {
-        &indexes
-    };
-    let config = JointConfig {
-        incoming: ids.iter().copied().collect(),
-        outgoing: ids_joint.iter().copied().collect(),
-    };
+    let values = if case.command == "vote" { &votes } else { &indexes };
+    let config = JointConfig { incoming: ids.iter().copied().collect(), outgoing: ids_joint.iter().copied().collect() };
     if config.ids().len() != values.len() {
-        return Err(format!(
-            "mismatched input (explicit or _) for voters {}",
-            config.ids()
-        ));
+        return Err(format!("mismatched input (explicit or _) for voters {}", config.ids()));
     }
     let known = assign(ids.iter().chain(&ids_joint), values);
     match (case.command.as_str(), joint) {
@@ -86,19 +72,12 @@ fn committed(set: &IdSet, known: &Known) -> u64 {
 }
 
 fn joined(incoming: &IdSet, outgoing: &IdSet, known: &Known) -> u64 {
-    let config = JointConfig {
-        incoming: incoming.clone(),
-        outgoing: outgoing.clone(),
-    };
+    let config = JointConfig { incoming: incoming.clone(), outgoing: outgoing.clone() };
     config.committed_index(|id| known.get(&id).copied())
 }
 
 fn show(index: u64) -> String {
-    if index == u64::MAX {
-        "∞".into()
-    } else {
-        index.to_string()
-    }
+    if index == u64::MAX { "∞".into() } else { index.to_string() }
 }
 
 fn committed_majority(set: &IdSet, known: &Known) -> String {
@@ -119,10 +98,7 @@ fn committed_majority(set: &IdSet, known: &Known) -> String {
             for lower in [own - 1, 0] {
                 let mut overlay = known.clone();
                 overlay.insert(id, lower);
-                check(
-                    committed(set, &overlay),
-                    &format!("overlaying {id}->{lower}"),
-                );
+                check(committed(set, &overlay), &format!("overlaying {id}->{lower}"));
             }
         }
     }
@@ -146,17 +122,9 @@ fn committed_by_counting(set: &IdSet, known: &Known) -> u64 {
     if set.is_empty() {
         return u64::MAX;
     }
-    let indexes: Vec<u64> = set
-        .iter()
-        .filter_map(|id| known.get(&id).copied())
-        .collect();
+    let indexes: Vec<u64> = set.iter().filter_map(|id| known.get(&id).copied()).collect();
     let reached = |index: u64| indexes.iter().filter(|&&other| other >= index).count();
-    indexes
-        .iter()
-        .copied()
-        .filter(|&index| reached(index) > set.len() / 2)
-        .max()
-        .unwrap_or(0)
+    indexes.iter().copied().filter(|&index| reached(index) > set.len() / 2).max().unwrap_or(0)
 }
 
 /// One line per voter, with a bar that is the longer the more voters it is ahead of.
@@ -185,10 +153,7 @@ fn vote(config: &JointConfig, joint: bool, known: &Known) -> String {
         return format!("{}\n", config.incoming.vote_result(vote));
     }
     let result = config.vote_result(vote);
-    let mirrored = JointConfig {
-        incoming: config.outgoing.clone(),
-        outgoing: config.incoming.clone(),
-    };
+    let mirrored = JointConfig { incoming: config.outgoing.clone(), outgoing: config.incoming.clone() };
     let mut text = String::new();
     if mirrored.vote_result(vote) != result {
         let _ = writeln!(text, "{} <-- via symmetry", mirrored.vote_result(vote));
