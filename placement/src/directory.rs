@@ -42,9 +42,7 @@ impl Entry {
     pub fn info(&self) -> RegionInfo {
         RegionInfo {
             region: Some(self.region.clone()),
-            leader: self
-                .leader
-                .and_then(|leader| report::peer(&self.region, leader.peer_id).copied()),
+            leader: self.leader.and_then(|leader| report::peer(&self.region, leader.peer_id).copied()),
             pending_peers: self.pending.clone(),
             down_peers: self.down.clone(),
         }
@@ -90,8 +88,7 @@ impl Directory {
 
     /// What a predecessor left, newest first; a region that overlaps a newer one is dropped, and so are its pairs.
     pub fn load(&mut self, mut regions: Vec<Region>, now_ms: u64) -> Vec<Write> {
-        regions
-            .sort_by_key(|region| core::cmp::Reverse((report::epoch(region).version, region.id)));
+        regions.sort_by_key(|region| core::cmp::Reverse((report::epoch(region).version, region.id)));
         let mut writes = Vec::new();
         for region in regions {
             if self.overlapping(&region).is_empty() {
@@ -124,10 +121,7 @@ impl Directory {
         if let Some(old) = old {
             let known = report::epoch(&old.region);
             let term = old.leader.map_or(0, |leader| leader.term);
-            if epoch.version < known.version
-                || epoch.conf_ver < known.conf_ver
-                || report.leader.term < term
-            {
+            if epoch.version < known.version || epoch.conf_ver < known.conf_ver || report.leader.term < term {
                 return None;
             }
         }
@@ -149,9 +143,7 @@ impl Directory {
             self.ghosts.keep(old.info());
         }
         for &id in &overlapping {
-            let old = self
-                .unlink(id)
-                .expect("an overlapping region is in the directory");
+            let old = self.unlink(id).expect("an overlapping region is in the directory");
             writes.push(Write::delete(keys::region_key(id)));
             if !covers(&report.region, &old.region) {
                 self.ghosts.keep(old.info());
@@ -166,10 +158,7 @@ impl Directory {
             epoch_since_ms,
             foreign,
         });
-        Some(Change {
-            writes,
-            displaced: overlapping,
-        })
+        Some(Change { writes, displaced: overlapping })
     }
 
     /// After a full report: what a store did not name it does not lead. Answers the regions that lost their leader.
@@ -180,10 +169,7 @@ impl Directory {
         let lost: Vec<u64> = led.difference(reported).copied().collect();
         for id in &lost {
             led.remove(id);
-            self.by_id
-                .get_mut(id)
-                .expect("a led region is in the directory")
-                .leader = None;
+            self.by_id.get_mut(id).expect("a led region is in the directory").leader = None;
         }
         if led.is_empty() {
             self.led_by.remove(&store_id);
@@ -211,38 +197,21 @@ impl Directory {
     }
 
     /// Regions that touch [start, end) in key order, at most `limit`; only those with a peer on `store_id` if that is not 0.
-    pub fn scan(
-        &self,
-        space: Space,
-        start: &Bytes,
-        end: &Bytes,
-        limit: usize,
-        store_id: u64,
-    ) -> Vec<RegionInfo> {
-        let first = self
-            .holder(space, start)
-            .map_or((space, start.clone()), Entry::place);
+    pub fn scan(&self, space: Space, start: &Bytes, end: &Bytes, limit: usize, store_id: u64) -> Vec<RegionInfo> {
+        if !end.is_empty() && start >= end {
+            return Vec::new();
+        }
+        let first = self.holder(space, start).map_or((space, start.clone()), Entry::place);
         let before_end = |place: &&Place| place.0 == space && (end.is_empty() || place.1 < end);
         let ids = |place: &Place| self.by_id[&self.by_start[place]].info();
         let range = (Bound::Included(first), Bound::Unbounded);
         if store_id == 0 {
-            self.by_start
-                .range(range)
-                .map(|(place, _)| place)
-                .take_while(before_end)
-                .take(limit)
-                .map(ids)
-                .collect()
+            self.by_start.range(range).map(|(place, _)| place).take_while(before_end).take(limit).map(ids).collect()
         } else {
             let Some(places) = self.on_store.get(&store_id) else {
                 return Vec::new();
             };
-            places
-                .range(range)
-                .take_while(before_end)
-                .take(limit)
-                .map(ids)
-                .collect()
+            places.range(range).take_while(before_end).take(limit).map(ids).collect()
         }
     }
 
@@ -254,20 +223,12 @@ impl Directory {
     /// How many users' regions a store leads.
     pub fn leaders_on(&self, store_id: u64) -> usize {
         let all = self.led_by.get(&store_id).map_or(0, BTreeSet::len);
-        let system = self
-            .system()
-            .and_then(|entry| entry.leader)
-            .is_some_and(|leader| leader.store_id == store_id);
+        let system = self.system().and_then(|entry| entry.leader).is_some_and(|leader| leader.store_id == store_id);
         all - usize::from(system)
     }
 
     /// Up to `limit` regions that a store leads, by id, beginning after `after`.
-    pub fn led_after(
-        &self,
-        store_id: u64,
-        after: u64,
-        limit: usize,
-    ) -> impl Iterator<Item = &Entry> {
+    pub fn led_after(&self, store_id: u64, after: u64, limit: usize) -> impl Iterator<Item = &Entry> {
         let led = self.led_by.get(&store_id).into_iter();
         led.flat_map(move |led| led.range((Bound::Excluded(after), Bound::Unbounded)))
             .take(limit)
@@ -276,25 +237,13 @@ impl Directory {
 
     /// Up to `limit` region ids after `after`.
     pub fn ids_after(&self, after: u64, limit: usize) -> impl Iterator<Item = u64> {
-        self.by_id
-            .range((Bound::Excluded(after), Bound::Unbounded))
-            .take(limit)
-            .map(|(&id, _)| id)
+        self.by_id.range((Bound::Excluded(after), Bound::Unbounded)).take(limit).map(|(&id, _)| id)
     }
 
     /// Regions that have a learner: after loading, what a predecessor was busy with.
     pub fn with_learners(&self) -> impl Iterator<Item = u64> {
-        let has_learner = |entry: &Entry| {
-            entry
-                .region
-                .peers
-                .iter()
-                .any(|peer| peer.role() == PeerRole::Learner)
-        };
-        self.by_id
-            .iter()
-            .filter(move |(_, entry)| has_learner(entry))
-            .map(|(&id, _)| id)
+        let has_learner = |entry: &Entry| entry.region.peers.iter().any(|peer| peer.role() == PeerRole::Learner);
+        self.by_id.iter().filter(move |(_, entry)| has_learner(entry)).map(|(&id, _)| id)
     }
 
     fn system(&self) -> Option<&Entry> {
@@ -310,14 +259,10 @@ impl Directory {
     /// Other regions whose range overlaps this one's.
     fn overlapping(&self, region: &Region) -> Vec<u64> {
         let space = region.space();
-        let first = self
-            .holder(space, &region.start_key)
-            .map_or((space, region.start_key.clone()), Entry::place);
+        let first = self.holder(space, &region.start_key).map_or((space, region.start_key.clone()), Entry::place);
         let places = self.by_start.range(first..);
         places
-            .take_while(|((s, start), _)| {
-                *s == space && (region.end_key.is_empty() || *start < region.end_key)
-            })
+            .take_while(|((s, start), _)| *s == space && (region.end_key.is_empty() || *start < region.end_key))
             .map(|(_, &id)| id)
             .filter(|&id| id != region.id)
             .collect()
@@ -327,15 +272,9 @@ impl Directory {
 
     fn link(&mut self, entry: Entry) {
         let (id, place) = (entry.region.id, entry.place());
-        assert!(
-            self.overlapping(&entry.region).is_empty(),
-            "ranges of the directory never overlap"
-        );
+        assert!(self.overlapping(&entry.region).is_empty(), "ranges of the directory never overlap");
         for peer in &entry.region.peers {
-            self.on_store
-                .entry(peer.store_id)
-                .or_default()
-                .insert(place.clone());
+            self.on_store.entry(peer.store_id).or_default().insert(place.clone());
         }
         if let Some(leader) = entry.leader {
             self.led_by.entry(leader.store_id).or_default().insert(id);
@@ -356,10 +295,7 @@ impl Directory {
             remove_from(&mut self.led_by, leader.store_id, &region_id);
         }
         let removed = self.by_start.remove(&place);
-        assert!(
-            removed == Some(region_id),
-            "a region lies where its range begins"
-        );
+        assert!(removed == Some(region_id), "a region lies where its range begins");
         Some(entry)
     }
 }
@@ -376,8 +312,7 @@ fn remove_from<T: Ord>(sets: &mut BTreeMap<u64, BTreeSet<T>>, store_id: u64, ite
 
 /// Whether `outer` holds all keys of `inner`.
 fn covers(outer: &Region, inner: &Region) -> bool {
-    let ends_after =
-        outer.end_key.is_empty() || (!inner.end_key.is_empty() && inner.end_key <= outer.end_key);
+    let ends_after = outer.end_key.is_empty() || (!inner.end_key.is_empty() && inner.end_key <= outer.end_key);
     outer.space == inner.space && outer.start_key <= inner.start_key && ends_after
 }
 

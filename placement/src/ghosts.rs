@@ -34,10 +34,7 @@ impl Ghosts {
         {
             self.by_start.remove(&oldest);
         }
-        assert!(
-            self.order.len() == self.by_start.len(),
-            "every ghost has its place in the order"
-        );
+        assert!(self.order.len() == self.by_start.len(), "every ghost has its place in the order");
     }
 
     /// What was last known to hold a key.

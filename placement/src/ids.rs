@@ -15,10 +15,7 @@ pub(crate) struct Ids {
 
 impl Ids {
     pub fn new(loaded_limit: u64) -> Ids {
-        Ids {
-            next: loaded_limit,
-            mark: Mark::new(Record::IdLimit, loaded_limit),
-        }
+        Ids { next: loaded_limit, mark: Mark::new(Record::IdLimit, loaded_limit) }
     }
 
     /// Whether this or an earlier driver handed the id out.
@@ -38,10 +35,7 @@ impl Ids {
     /// Makes the next block durable before it is needed.
     pub fn extend_ahead(&mut self, journal: &mut Journal) {
         let target = self.next.saturating_add(ID_BLOCK);
-        if self.mark.limit() - self.next < ID_BLOCK / 2
-            && target > self.mark.limit()
-            && self.mark.is_settled(journal)
-        {
+        if self.mark.limit() - self.next < ID_BLOCK / 2 && target > self.mark.limit() && self.mark.is_settled(journal) {
             self.mark.extend(target, journal);
         }
     }

@@ -24,10 +24,7 @@ pub struct Write {
 
 impl Write {
     pub(crate) fn put(key: Vec<u8>, value: impl Into<Bytes>) -> Write {
-        Write {
-            key,
-            value: Some(value.into()),
-        }
+        Write { key, value: Some(value.into()) }
     }
 
     pub(crate) fn delete(key: Vec<u8>) -> Write {
@@ -96,10 +93,7 @@ impl Journal {
     pub fn write(&mut self, writes: Vec<Write>) -> Seq {
         assert!(!writes.is_empty(), "a change writes something");
         self.last = Seq(self.last.0 + 1);
-        self.queued.push_back(Change {
-            seq: self.last,
-            writes,
-        });
+        self.queued.push_back(Change { seq: self.last, writes });
         self.last
     }
 
@@ -114,10 +108,7 @@ impl Journal {
 
     /// Gives an answer out once everything up to `after` is durable. Answers with the same `after` keep their order.
     pub fn answer(&mut self, id: RequestId, response: PlacementResponse, after: Seq) {
-        assert!(
-            after <= self.last,
-            "an answer waits for a change that exists"
-        );
+        assert!(after <= self.last, "an answer waits for a change that exists");
         if self.is_durable(after) {
             self.ready.push_back((id, response));
         } else {
@@ -127,18 +118,9 @@ impl Journal {
     }
 
     pub fn written(&mut self, batch: BatchId) {
-        let in_flight = self
-            .in_flight
-            .take()
-            .expect("a batch is written while it is out");
-        assert!(
-            in_flight.batch == batch,
-            "the batch that is written is the one that is out"
-        );
-        assert!(
-            in_flight.through > self.durable,
-            "a batch moves the durable end ahead"
-        );
+        let in_flight = self.in_flight.take().expect("a batch is written while it is out");
+        assert!(in_flight.batch == batch, "the batch that is written is the one that is out");
+        assert!(in_flight.through > self.durable, "a batch moves the durable end ahead");
         self.durable = in_flight.through;
         let waiting = self.withheld.split_off(&(Seq(self.durable.0 + 1), 0));
         let released = core::mem::replace(&mut self.withheld, waiting);
@@ -151,9 +133,7 @@ impl Journal {
         {
             return Some(output);
         }
-        self.ready
-            .pop_front()
-            .map(|(id, response)| Output::Answer { id, response })
+        self.ready.pop_front().map(|(id, response)| Output::Answer { id, response })
     }
 
     fn next_batch(&mut self) -> Option<Output> {
@@ -167,10 +147,7 @@ impl Journal {
                 break;
             }
             let next = self.queued.pop_front().expect("the front was just seen");
-            assert!(
-                next.seq.0 == through.0 + 1,
-                "changes leave in order and without a gap"
-            );
+            assert!(next.seq.0 == through.0 + 1, "changes leave in order and without a gap");
             through = next.seq;
             writes.extend(next.writes);
         }

@@ -82,14 +82,10 @@ impl Record {
             Record::IdLimit(limit) => number_write(IDS, *limit),
             Record::TimestampLimit(limit_ms) => number_write(TIMESTAMPS, *limit_ms),
             Record::GcSafePoint(safe_point) => number_write(GC, *safe_point),
-            Record::Store(store) => Write::put(
-                concat(STORE, &store.id.to_be_bytes()),
-                store.encode_to_vec(),
-            ),
-            Record::Keyspace(keyspace) => Write::put(
-                concat(KEYSPACE, &keyspace.id.to_be_bytes()),
-                keyspace.encode_to_vec(),
-            ),
+            Record::Store(store) => Write::put(concat(STORE, &store.id.to_be_bytes()), store.encode_to_vec()),
+            Record::Keyspace(keyspace) => {
+                Write::put(concat(KEYSPACE, &keyspace.id.to_be_bytes()), keyspace.encode_to_vec())
+            }
             Record::Region(region) => Write::put(region_key(region.id), region.encode_to_vec()),
         }
     }
@@ -109,9 +105,7 @@ fn number_write(key: &[u8], number: u64) -> Write {
 }
 
 fn number(key: &[u8], value: &[u8]) -> Result<u64, LoadError> {
-    let bytes = value
-        .try_into()
-        .map_err(|_| LoadError::corrupt(key, "not eight bytes"))?;
+    let bytes = value.try_into().map_err(|_| LoadError::corrupt(key, "not eight bytes"))?;
     Ok(u64::from_be_bytes(bytes))
 }
 
@@ -120,11 +114,7 @@ fn message<M: Message + Default>(key: &[u8], value: &[u8]) -> Result<M, LoadErro
 }
 
 fn same_id(key: &[u8], in_key: &[u8], in_value: &[u8]) -> Result<(), LoadError> {
-    if in_key == in_value {
-        Ok(())
-    } else {
-        Err(LoadError::corrupt(key, "key and value disagree on the id"))
-    }
+    if in_key == in_value { Ok(()) } else { Err(LoadError::corrupt(key, "key and value disagree on the id")) }
 }
 
 #[cfg(test)]
@@ -140,19 +130,9 @@ mod tests {
             Record::IdLimit(1_000),
             Record::TimestampLimit(u64::MAX),
             Record::GcSafePoint(3),
-            Record::Store(Store {
-                id: 4,
-                address: "a:1".into(),
-                ..Store::default()
-            }),
-            Record::Keyspace(Keyspace {
-                id: 0,
-                name: "DEFAULT".into(),
-            }),
-            Record::Region(Region {
-                id: 9,
-                ..Region::default()
-            }),
+            Record::Store(Store { id: 4, address: "a:1".into(), ..Store::default() }),
+            Record::Keyspace(Keyspace { id: 0, name: "DEFAULT".into() }),
+            Record::Region(Region { id: 9, ..Region::default() }),
         ];
         for record in records {
             let write = record.write();
@@ -168,13 +148,8 @@ mod tests {
         assert_eq!(Record::decode(b"", b""), Ok(None));
         assert!(Record::decode(IDS, b"123").is_err());
         assert!(Record::decode(&region_key(1), b"\xff\xff").is_err());
-        let other = Record::Region(Region {
-            id: 2,
-            ..Region::default()
-        })
-        .write();
-        let error =
-            Record::decode(&region_key(1), &other.value.expect("a put")).expect_err("other id");
+        let other = Record::Region(Region { id: 2, ..Region::default() }).write();
+        let error = Record::decode(&region_key(1), &other.value.expect("a put")).expect_err("other id");
         assert_eq!(
             alloc::format!("{error}"),
             r#"pair "placement/region/\x00\x00\x00\x00\x00\x00\x00\x01" is corrupt: key and value disagree on the id"#

@@ -29,14 +29,9 @@ pub(crate) struct Keyspaces {
 impl Keyspaces {
     /// Those that were made. Names and ids differ: checked by the loader.
     pub fn new(keyspaces: impl IntoIterator<Item = Keyspace>) -> Keyspaces {
-        let by_name: BTreeMap<String, u32> =
-            keyspaces.into_iter().map(|k| (k.name, k.id)).collect();
+        let by_name: BTreeMap<String, u32> = keyspaces.into_iter().map(|k| (k.name, k.id)).collect();
         let next_id = by_name.values().max().map_or(0, |id| id + 1);
-        Keyspaces {
-            by_name,
-            next_id,
-            seq: Seq::LOADED,
-        }
+        Keyspaces { by_name, next_id, seq: Seq::LOADED }
     }
 
     pub fn seq(&self) -> Seq {
@@ -45,24 +40,15 @@ impl Keyspaces {
 
     pub fn get(&self, name: &str) -> Result<Keyspace, Refusal> {
         match self.by_name.get(name) {
-            Some(&id) => Ok(Keyspace {
-                id,
-                name: name.to_string(),
-            }),
+            Some(&id) => Ok(Keyspace { id, name: name.to_string() }),
             None => Err(Refusal::UnknownKeyspace(shown(name))),
         }
     }
 
     /// All of them by id.
     pub fn list(&self) -> Vec<Keyspace> {
-        let mut all: Vec<Keyspace> = self
-            .by_name
-            .iter()
-            .map(|(name, &id)| Keyspace {
-                id,
-                name: name.clone(),
-            })
-            .collect();
+        let mut all: Vec<Keyspace> =
+            self.by_name.iter().map(|(name, &id)| Keyspace { id, name: name.clone() }).collect();
         all.sort_by_key(|keyspace| keyspace.id);
         all
     }
@@ -77,10 +63,7 @@ impl Keyspaces {
         if self.next_id >= limits::KEYSPACE_IDS {
             return Err(Refusal::KeyspacesUsedUp);
         }
-        let keyspace = Keyspace {
-            id: self.next_id,
-            name: name.clone(),
-        };
+        let keyspace = Keyspace { id: self.next_id, name: name.clone() };
         self.next_id += 1;
         self.by_name.insert(name, keyspace.id);
         self.seq = journal.write(alloc::vec![Record::Keyspace(keyspace.clone()).write()]);
@@ -101,22 +84,10 @@ mod tests {
     #[test]
     fn ids_follow_each_other_and_names_are_unique() {
         let mut journal = Journal::new();
-        let mut keyspaces = Keyspaces::new([Keyspace {
-            id: 0,
-            name: DEFAULT_NAME.into(),
-        }]);
-        assert_eq!(
-            keyspaces.create("a".into(), &mut journal).map(|k| k.id),
-            Ok(1)
-        );
-        assert_eq!(
-            keyspaces.create("b".into(), &mut journal).map(|k| k.id),
-            Ok(2)
-        );
-        assert_eq!(
-            keyspaces.create("a".into(), &mut journal),
-            Err(Refusal::KeyspaceExists("a".into()))
-        );
+        let mut keyspaces = Keyspaces::new([Keyspace { id: 0, name: DEFAULT_NAME.into() }]);
+        assert_eq!(keyspaces.create("a".into(), &mut journal).map(|k| k.id), Ok(1));
+        assert_eq!(keyspaces.create("b".into(), &mut journal).map(|k| k.id), Ok(2));
+        assert_eq!(keyspaces.create("a".into(), &mut journal), Err(Refusal::KeyspaceExists("a".into())));
         assert_eq!(keyspaces.get("b").map(|k| k.id), Ok(2));
         let missing = keyspaces.get("c").expect_err("not made");
         assert_eq!(missing.to_string(), "keyspace \"c\" does not exist");
@@ -130,14 +101,8 @@ mod tests {
         }
         assert!(is_name(&"x".repeat(64)));
         let mut journal = Journal::new();
-        let last = Keyspace {
-            id: limits::KEYSPACE_IDS - 1,
-            name: "last".into(),
-        };
+        let last = Keyspace { id: limits::KEYSPACE_IDS - 1, name: "last".into() };
         let mut keyspaces = Keyspaces::new([last]);
-        assert_eq!(
-            keyspaces.create("one-more".into(), &mut journal),
-            Err(Refusal::KeyspacesUsedUp)
-        );
+        assert_eq!(keyspaces.create("one-more".into(), &mut journal), Err(Refusal::KeyspacesUsedUp));
     }
 }

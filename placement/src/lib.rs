@@ -87,10 +87,7 @@ pub struct RequestId(pub u64);
 #[derive(Clone, Debug)]
 pub enum Input {
     /// Somebody asks. Exactly one [`Output::Answer`] follows, unless the driver is dropped before.
-    Request {
-        id: RequestId,
-        request: PlacementRequest,
-    },
+    Request { id: RequestId, request: PlacementRequest },
     /// The batch that is out is committed and applied in the system group.
     Written(BatchId),
     /// Time has passed.
@@ -103,10 +100,7 @@ pub enum Output {
     /// Replicate these writes, all or none, in the system group; then [`Input::Written`]. The next batch comes only after that.
     Replicate { batch: BatchId, writes: Vec<Write> },
     /// Give this to whoever asked.
-    Answer {
-        id: RequestId,
-        response: PlacementResponse,
-    },
+    Answer { id: RequestId, response: PlacementResponse },
 }
 
 /// The placement driver of one term of the system group.
@@ -176,11 +170,7 @@ impl Placement {
         self.plan(now.mono_ms, plan::budget(&self.operators));
         self.balance(now.mono_ms);
         let is_busy = !self.operators.is_calm() || self.operators.has_changed();
-        let wait_ms = if is_busy {
-            self.settings.tick_ms
-        } else {
-            self.settings.tick_ms.max(limits::CALM_TICK_MS)
-        };
+        let wait_ms = if is_busy { self.settings.tick_ms } else { self.settings.tick_ms.max(limits::CALM_TICK_MS) };
         self.next_tick_ms = now.mono_ms.saturating_add(wait_ms);
     }
 }

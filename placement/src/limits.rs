@@ -49,8 +49,6 @@ pub const OWN_LEARNERS_MAX: usize = 65_536;
 /// Displaced descriptions kept to answer for holes of the directory; a hole lasts for a heartbeat or an election.
 pub const GHOSTS_MAX: usize = 4_096;
 
-const _: () = assert!(
-    PHYSICAL_MAX_MS <= i64::MAX as u64 / LOGICAL_PER_MS,
-    "a packed timestamp fits a signed 64-bit number"
-);
+const _: () =
+    assert!(PHYSICAL_MAX_MS <= i64::MAX as u64 / LOGICAL_PER_MS, "a packed timestamp fits a signed 64-bit number");
 const _: () = assert!(KEYSPACE_IDS <= 1 << 24, "a keyspace id fits three bytes");

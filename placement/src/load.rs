@@ -40,10 +40,7 @@ pub enum LoadError {
 
 impl LoadError {
     pub(crate) fn corrupt(key: &[u8], reason: &'static str) -> LoadError {
-        LoadError::Corrupt {
-            key: key.escape_ascii().to_string(),
-            reason,
-        }
+        LoadError::Corrupt { key: key.escape_ascii().to_string(), reason }
     }
 }
 
@@ -60,43 +57,23 @@ impl Placement {
         next_id: u64,
     ) -> Vec<(Vec<u8>, Vec<u8>)> {
         assert!(cluster_id != 0, "a cluster has an id");
-        assert!(
-            0 < store.id && store.id < next_id,
-            "the first store's id is below the id mark"
-        );
+        assert!(0 < store.id && store.id < next_id, "the first store's id is below the id mark");
         assert!(
             is_address(&store.address) && !store.join_token.is_empty(),
             "the first store has an address and a join token"
         );
         for region in regions {
             assert!(region.id < next_id, "region ids are below the id mark");
-            assert!(
-                region.peers.iter().all(|peer| peer.id < next_id),
-                "peer ids are below the id mark"
-            );
-            assert!(
-                region.peers.iter().all(|peer| peer.store_id == store.id),
-                "there is one store"
-            );
-            assert!(
-                check_region(region.clone()).is_ok(),
-                "bootstrapped regions are complete"
-            );
+            assert!(region.peers.iter().all(|peer| peer.id < next_id), "peer ids are below the id mark");
+            assert!(region.peers.iter().all(|peer| peer.store_id == store.id), "there is one store");
+            assert!(check_region(region.clone()).is_ok(), "bootstrapped regions are complete");
         }
-        let store = Store {
-            state: StoreState::Up as i32,
-            stats: None,
-            last_heartbeat_age_ms: 0,
-            ..store.clone()
-        };
+        let store = Store { state: StoreState::Up as i32, stats: None, last_heartbeat_age_ms: 0, ..store.clone() };
         let mut records = alloc::vec![
             Record::ClusterId(cluster_id),
             Record::IdLimit(next_id),
             Record::Store(store),
-            Record::Keyspace(Keyspace {
-                id: 0,
-                name: DEFAULT_NAME.into()
-            }),
+            Record::Keyspace(Keyspace { id: 0, name: DEFAULT_NAME.into() }),
         ];
         records.extend(regions.iter().cloned().map(Record::Region));
         let pair = |record: Record| {
@@ -168,11 +145,7 @@ struct Found {
 impl Found {
     fn take(&mut self, key: &[u8], record: Record) -> Result<(), LoadError> {
         let require = |good: bool, reason| {
-            if good {
-                Ok(())
-            } else {
-                Err(LoadError::corrupt(key, reason))
-            }
+            if good { Ok(()) } else { Err(LoadError::corrupt(key, reason)) }
         };
         match record {
             Record::ClusterId(id) => {
@@ -190,26 +163,16 @@ impl Found {
             }
             Record::GcSafePoint(safe_point) => self.gc_safe_point = safe_point,
             Record::Store(store) => {
-                require(
-                    self.join_tokens.insert(store.join_token.clone()),
-                    "two stores share a join token",
-                )?;
+                require(self.join_tokens.insert(store.join_token.clone()), "two stores share a join token")?;
                 self.stores.push(store);
             }
             Record::Keyspace(keyspace) => {
-                require(
-                    keyspace.id < limits::KEYSPACE_IDS,
-                    "the keyspace id is too large",
-                )?;
-                require(
-                    self.keyspace_names.insert(keyspace.name.clone()),
-                    "two keyspaces share a name",
-                )?;
+                require(keyspace.id < limits::KEYSPACE_IDS, "the keyspace id is too large")?;
+                require(self.keyspace_names.insert(keyspace.name.clone()), "two keyspaces share a name")?;
                 self.keyspaces.push(keyspace);
             }
             Record::Region(region) => {
-                self.regions
-                    .push(check_region(region).map_err(|reason| LoadError::corrupt(key, reason))?);
+                self.regions.push(check_region(region).map_err(|reason| LoadError::corrupt(key, reason))?);
             }
         }
         Ok(())
@@ -218,16 +181,11 @@ impl Found {
     fn check_ids(&self, limit: u64) -> Result<(), LoadError> {
         let stores = self.stores.iter().map(|store| store.id);
         let regions = self.regions.iter().map(|region| region.id);
-        let peers = self
-            .regions
-            .iter()
-            .flat_map(|region| &region.peers)
-            .map(|peer| peer.id);
+        let peers = self.regions.iter().flat_map(|region| &region.peers).map(|peer| peer.id);
         match stores.chain(regions).chain(peers).max() {
-            Some(id) if id >= limit => Err(LoadError::corrupt(
-                &Record::IdLimit(0).write().key,
-                "below an id that is in use",
-            )),
+            Some(id) if id >= limit => {
+                Err(LoadError::corrupt(&Record::IdLimit(0).write().key, "below an id that is in use"))
+            }
             Some(_) | None => Ok(()),
         }
     }

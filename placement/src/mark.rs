@@ -19,12 +19,7 @@ pub(crate) struct Mark {
 
 impl Mark {
     pub fn new(record: fn(u64) -> Record, loaded: u64) -> Mark {
-        Mark {
-            record,
-            limit: loaded,
-            limit_seq: Seq::LOADED,
-            settled: loaded,
-        }
+        Mark { record, limit: loaded, limit_seq: Seq::LOADED, settled: loaded }
     }
 
     pub fn limit(&self) -> u64 {
@@ -42,11 +37,7 @@ impl Mark {
             self.extend(target, journal);
         }
         assert!(end <= self.limit, "the mark covers what is handed out");
-        if end <= self.settled {
-            Seq::LOADED
-        } else {
-            self.limit_seq
-        }
+        if end <= self.settled { Seq::LOADED } else { self.limit_seq }
     }
 
     pub fn extend(&mut self, target: u64, journal: &mut Journal) {

@@ -45,33 +45,20 @@ pub(crate) struct Flight {
 
 impl Flight {
     pub fn new(step: Step, entry: &Entry, now_ms: u64, after: Seq) -> Flight {
-        Flight {
-            step,
-            epoch: report::epoch(&entry.region),
-            decided_ms: now_ms,
-            sent_ms: None,
-            after,
-        }
+        Flight { step, epoch: report::epoch(&entry.region), decided_ms: now_ms, sent_ms: None, after }
     }
 
     /// Whether it happened or no longer can.
     pub fn is_over(&self, entry: &Entry) -> bool {
-        let led_by_target = |to: &Peer| {
-            entry
-                .leader
-                .is_some_and(|leader| leader.store_id == to.store_id && leader.peer_id == to.id)
-        };
+        let led_by_target =
+            |to: &Peer| entry.leader.is_some_and(|leader| leader.store_id == to.store_id && leader.peer_id == to.id);
         self.epoch != report::epoch(&entry.region)
             || matches!(&self.step, Step::TransferLeader { to } if led_by_target(to))
     }
 
     fn instruction(&self, region_id: u64) -> Instruction {
         let change = |kind: PeerChangeKind, peer: Peer| {
-            Some(ChangePeer {
-                epoch: Some(self.epoch),
-                kind: kind as i32,
-                peer: Some(peer),
-            })
+            Some(ChangePeer { epoch: Some(self.epoch), kind: kind as i32, peer: Some(peer) })
         };
         let (change_peer, transfer_leader_to) = match self.step {
             Step::AddLearner(peer) => (change(PeerChangeKind::AddLearner, peer), 0),
@@ -79,12 +66,7 @@ impl Flight {
             Step::Remove(peer) => (change(PeerChangeKind::Remove, peer), 0),
             Step::TransferLeader { to } => (None, to.id),
         };
-        Instruction {
-            region_id,
-            epoch: Some(self.epoch),
-            change_peer,
-            transfer_leader_to,
-        }
+        Instruction { region_id, epoch: Some(self.epoch), change_peer, transfer_leader_to }
     }
 }
 
@@ -188,12 +170,7 @@ impl Operators {
     /// Gives up what has not happened in time. The regions come up again in the walk.
     pub fn expire(&mut self, now_ms: u64, timeout_ms: u64) {
         let is_late = |flight: &Flight| now_ms.saturating_sub(flight.decided_ms) >= timeout_ms;
-        let late: Vec<u64> = self
-            .flights
-            .iter()
-            .filter(|(_, flight)| is_late(flight))
-            .map(|(&id, _)| id)
-            .collect();
+        let late: Vec<u64> = self.flights.iter().filter(|(_, flight)| is_late(flight)).map(|(&id, _)| id).collect();
         for region_id in late {
             self.end(region_id);
             self.set_slot(region_id, None);
@@ -235,9 +212,7 @@ impl Operators {
         let mut after = Seq::LOADED;
         for (&region_id, flight) in &mut self.flights {
             let leader = directory.get(region_id).and_then(|entry| entry.leader);
-            let is_due = flight
-                .sent_ms
-                .is_none_or(|sent| now_ms.saturating_sub(sent) >= resend_ms);
+            let is_due = flight.sent_ms.is_none_or(|sent| now_ms.saturating_sub(sent) >= resend_ms);
             if is_due && leader.is_some_and(|leader| leader.store_id == store_id) {
                 flight.sent_ms = Some(now_ms);
                 after = after.max(flight.after);

@@ -31,8 +31,7 @@ enum Want {
 impl Placement {
     /// Looks at changed regions, then goes on with the walk over all regions, `budget` of them.
     pub(crate) fn plan(&mut self, now_ms: u64, budget: usize) {
-        self.operators
-            .expire(now_ms, self.settings.operator_timeout_ms);
+        self.operators.expire(now_ms, self.settings.operator_timeout_ms);
         let budget = budget - self.plan_changed(now_ms, budget);
         let mut walked = 0;
         while walked < budget {
@@ -90,15 +89,8 @@ impl Placement {
                 let Some((id, covered)) = self.ids.alloc(1, &mut self.journal) else {
                     return;
                 };
-                let learner = Peer {
-                    id,
-                    store_id,
-                    role: PeerRole::Learner as i32,
-                };
-                self.operators.begin(
-                    region_id,
-                    Flight::new(Step::AddLearner(learner), entry, now_ms, covered),
-                );
+                let learner = Peer { id, store_id, role: PeerRole::Learner as i32 };
+                self.operators.begin(region_id, Flight::new(Step::AddLearner(learner), entry, now_ms, covered));
                 None
             }
         };
@@ -110,84 +102,42 @@ impl Placement {
 
     /// The store with the fewest peers that can take one of this region.
     fn target(&self, entry: &Entry, now_ms: u64) -> Option<u64> {
-        let has_peer = |store_id| {
-            entry
-                .region
-                .peers
-                .iter()
-                .any(|peer| peer.store_id == store_id)
-        };
+        let has_peer = |store_id| entry.region.peers.iter().any(|peer| peer.store_id == store_id);
         let candidates = self.stores.iter().filter(|store| {
             store.takes_peers(now_ms, &self.settings)
                 && !has_peer(store.id())
                 && self.operators.slots_on(store.id()) < self.settings.learners_per_store_max
         });
         let load = |store_id| self.directory.peers_on(store_id) + self.operators.slots_on(store_id);
-        candidates
-            .map(|store| (load(store.id()), store.id()))
-            .min()
-            .map(|(_, store_id)| store_id)
+        candidates.map(|store| (load(store.id()), store.id())).min().map(|(_, store_id)| store_id)
     }
 }
 
 /// Decides for one region.
-fn want(
-    entry: &Entry,
-    stores: &Stores,
-    operators: &Operators,
-    now_ms: u64,
-    settings: &Settings,
-) -> Want {
+fn want(entry: &Entry, stores: &Stores, operators: &Operators, now_ms: u64, settings: &Settings) -> Want {
     // Without a leader that reports, nothing can be done and what is known may be old.
-    let leader_up = |store_id| {
-        stores
-            .get(store_id)
-            .is_some_and(|store| store.is_up(now_ms, settings))
-    };
-    if !entry
-        .leader
-        .is_some_and(|leader| leader_up(leader.store_id))
-    {
+    let leader_up = |store_id| stores.get(store_id).is_some_and(|store| store.is_up(now_ms, settings));
+    if !entry.leader.is_some_and(|leader| leader_up(leader.store_id)) {
         return Want::Nothing;
     }
-    let silent_for = |peer: &Peer, ms: u64| {
-        stores
-            .get(peer.store_id)
-            .is_some_and(|store| store.age_ms(now_ms) >= ms)
-    };
+    let silent_for = |peer: &Peer, ms: u64| stores.get(peer.store_id).is_some_and(|store| store.age_ms(now_ms) >= ms);
     let is_lost = |peer: &&Peer| silent_for(peer, settings.max_store_down_ms);
     let lags = |peer: &Peer| entry.pending.contains(&peer.id) || entry.down.contains(&peer.id);
-    let of_role = |role: PeerRole| {
-        entry
-            .region
-            .peers
-            .iter()
-            .filter(move |peer| peer.role() == role)
-    };
+    let of_role = |role: PeerRole| entry.region.peers.iter().filter(move |peer| peer.role() == role);
 
-    let voters = of_role(PeerRole::Voter)
-        .filter(|peer| !is_lost(peer))
-        .count();
+    let voters = of_role(PeerRole::Voter).filter(|peer| !is_lost(peer)).count();
     let enough = voters >= settings.replicas;
     // A predecessor's learner is taken over only where it is needed; whose it was is not known any more.
-    let is_managed = |peer: &&Peer| {
-        operators.is_own_learner(peer.id) || (!enough && !entry.foreign.contains(&peer.id))
-    };
+    let is_managed = |peer: &&Peer| operators.is_own_learner(peer.id) || (!enough && !entry.foreign.contains(&peer.id));
     if let Some(&learner) = of_role(PeerRole::Learner).find(is_managed) {
-        let too_slow = lags(&learner)
-            && now_ms.saturating_sub(entry.epoch_since_ms) >= settings.catch_up_timeout_ms;
+        let too_slow = lags(&learner) && now_ms.saturating_sub(entry.epoch_since_ms) >= settings.catch_up_timeout_ms;
         if enough || too_slow || silent_for(&learner, settings.learner_store_down_ms) {
             return Want::Remove(learner);
         }
         if lags(&learner) {
-            return Want::CatchUp {
-                store_id: learner.store_id,
-            };
+            return Want::CatchUp { store_id: learner.store_id };
         }
-        return Want::Promote(Peer {
-            role: PeerRole::Voter as i32,
-            ..learner
-        });
+        return Want::Promote(Peer { role: PeerRole::Voter as i32, ..learner });
     }
     if !enough {
         return Want::AddLearner;
@@ -200,13 +150,5 @@ fn want(
 
 /// Regions to look at per tick: fewer when nothing is under way, so that an idle cluster costs next to nothing.
 pub(crate) fn budget(operators: &Operators) -> usize {
-    if operators.is_calm() && !operators.has_changed() {
-        limits::PLANNED_WHEN_CALM
-    } else {
-        limits::PLANNED_PER_TICK
-    }
+    if operators.is_calm() && !operators.has_changed() { limits::PLANNED_WHEN_CALM } else { limits::PLANNED_PER_TICK }
 }
-
-#[cfg(test)]
-#[path = "plan_tests.rs"]
-mod tests;

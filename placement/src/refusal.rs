@@ -2,9 +2,7 @@
 
 use alloc::string::{String, ToString};
 
-use flotilla_proto::placement::{
-    PlacementError, PlacementErrorKind, PlacementResponse, placement_response::Response,
-};
+use flotilla_proto::placement::{PlacementError, PlacementErrorKind, PlacementResponse, placement_response::Response};
 
 use crate::limits;
 
@@ -53,18 +51,12 @@ pub(crate) enum Refusal {
     Address(String),
     #[error("address {address} is held by store {store_id}, which is up")]
     AddressTaken { address: String, store_id: u64 },
-    #[error(
-        "the cluster has {} stores already, and that is the limit",
-        limits::STORES_MAX
-    )]
+    #[error("the cluster has {} stores already, and that is the limit", limits::STORES_MAX)]
     TooManyStores,
     #[error("a heartbeat reports at most {max} regions, not {reports}", max = limits::REPORTS_PER_HEARTBEAT_MAX)]
     TooManyReports { reports: usize },
     #[error("report of region {region_id} refused: {reason}")]
-    Report {
-        region_id: u64,
-        reason: &'static str,
-    },
+    Report { region_id: u64, reason: &'static str },
 }
 
 impl Refusal {
@@ -96,14 +88,8 @@ impl Refusal {
 
     /// As it goes over the wire.
     pub fn response(&self) -> PlacementResponse {
-        let error = PlacementError {
-            kind: self.kind() as i32,
-            message: self.to_string(),
-            leader_store_id: 0,
-        };
-        PlacementResponse {
-            response: Some(Response::Error(error)),
-        }
+        let error = PlacementError { kind: self.kind() as i32, message: self.to_string(), leader_store_id: 0 };
+        PlacementResponse { response: Some(Response::Error(error)) }
     }
 }
 

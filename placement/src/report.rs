@@ -30,45 +30,22 @@ pub(crate) struct Report {
 
 impl Report {
     /// Checks what the store `from` reports. `is_known_id` tells whether an id was ever handed out.
-    pub fn check(
-        report: RegionReport,
-        from: u64,
-        is_known_id: impl Fn(u64) -> bool,
-    ) -> Result<Report, Refusal> {
-        let region = report.region.ok_or(Refusal::Report {
-            region_id: 0,
-            reason: "no region in it",
-        })?;
+    pub fn check(report: RegionReport, from: u64, is_known_id: impl Fn(u64) -> bool) -> Result<Report, Refusal> {
+        let region = report.region.ok_or(Refusal::Report { region_id: 0, reason: "no region in it" })?;
         let region_id = region.id;
         let refuse = |reason| Refusal::Report { region_id, reason };
         let region = check_region(region).map_err(refuse)?;
         if !is_known_id(region.id) || !region.peers.iter().all(|peer| is_known_id(peer.id)) {
             return Err(refuse("an id in it was never handed out by this cluster"));
         }
-        let leader = peer(&region, report.leader_peer_id)
-            .ok_or(refuse("its leader is not one of its peers"))?;
+        let leader = peer(&region, report.leader_peer_id).ok_or(refuse("its leader is not one of its peers"))?;
         if leader.store_id != from {
-            return Err(refuse(
-                "its leader is on another store than the one that reports",
-            ));
+            return Err(refuse("its leader is on another store than the one that reports"));
         }
-        let leader = Leader {
-            peer_id: leader.id,
-            store_id: leader.store_id,
-            term: report.term,
-        };
-        let among = |ids: Vec<u64>| {
-            ids.into_iter()
-                .filter(|&id| peer(&region, id).is_some())
-                .collect()
-        };
+        let leader = Leader { peer_id: leader.id, store_id: leader.store_id, term: report.term };
+        let among = |ids: Vec<u64>| ids.into_iter().filter(|&id| peer(&region, id).is_some()).collect();
         let (pending, down) = (among(report.pending_peers), among(report.down_peers));
-        Ok(Report {
-            region,
-            leader,
-            pending,
-            down,
-        })
+        Ok(Report { region, leader, pending, down })
     }
 }
 
@@ -132,22 +109,8 @@ mod tests {
             id: 2,
             start_key: Bytes::from_static(b"a"),
             end_key: Bytes::from_static(b"m"),
-            epoch: Some(Epoch {
-                conf_ver: 1,
-                version: 1,
-            }),
-            peers: vec![
-                Peer {
-                    id: 3,
-                    store_id: 1,
-                    role: 0,
-                },
-                Peer {
-                    id: 4,
-                    store_id: 2,
-                    role: 1,
-                },
-            ],
+            epoch: Some(Epoch { conf_ver: 1, version: 1 }),
+            peers: vec![Peer { id: 3, store_id: 1, role: 0 }, Peer { id: 4, store_id: 2, role: 1 }],
             space: 0,
         }
     }
@@ -166,14 +129,7 @@ mod tests {
     #[test]
     fn a_good_report_passes_without_strangers_among_its_pending_peers() {
         let report = check(region(), 3, 1).expect("good");
-        assert_eq!(
-            report.leader,
-            Leader {
-                peer_id: 3,
-                store_id: 1,
-                term: 5
-            }
-        );
+        assert_eq!(report.leader, Leader { peer_id: 3, store_id: 1, term: 5 });
         assert_eq!(report.pending, [4]);
     }
 
@@ -194,10 +150,7 @@ mod tests {
         for (n, breaks) in broken.into_iter().enumerate() {
             let mut region = region();
             breaks(&mut region);
-            assert!(
-                matches!(check(region, 3, 1), Err(Refusal::Report { .. })),
-                "case {n}"
-            );
+            assert!(matches!(check(region, 3, 1), Err(Refusal::Report { .. })), "case {n}");
         }
         assert!(check(region(), 5, 1).is_err());
         assert!(check(region(), 4, 1).is_err());

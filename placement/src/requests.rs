@@ -5,10 +5,9 @@ use alloc::{string::String, vec::Vec};
 use bytes::Bytes;
 use flotilla_proto::{
     placement::{
-        ClusterInfo, GcSafePoint, GetRegionRequest, IdBlock, JoinRequest, JoinResponse,
-        KeyspacesResponse, PlacementRequest, PlacementResponse, ScanRegionsRequest,
-        ScanRegionsResponse, StoresResponse, placement_request::Request,
-        placement_response::Response,
+        ClusterInfo, GcSafePoint, GetRegionRequest, IdBlock, JoinRequest, JoinResponse, KeyspacesResponse,
+        PlacementRequest, PlacementResponse, ScanRegionsRequest, ScanRegionsResponse, StoresResponse,
+        placement_request::Request, placement_response::Response,
     },
     store::Space,
 };
@@ -27,20 +26,10 @@ pub(crate) type Answer = Result<(Response, Seq), Refusal>;
 
 impl Placement {
     pub(crate) fn request(&mut self, now: Now, id: RequestId, request: PlacementRequest) {
-        let answer = if self.journal.is_full() {
-            Err(Refusal::Busy)
-        } else {
-            self.answer(now, request)
-        };
+        let answer = if self.journal.is_full() { Err(Refusal::Busy) } else { self.answer(now, request) };
         match answer {
             Ok((response, after)) => {
-                self.journal.answer(
-                    id,
-                    PlacementResponse {
-                        response: Some(response),
-                    },
-                    after,
-                );
+                self.journal.answer(id, PlacementResponse { response: Some(response) }, after);
             }
             Err(refusal) => self.journal.answer(id, refusal.response(), Seq::LOADED),
         }
@@ -55,22 +44,14 @@ impl Placement {
                 let entry = self.directory.get(id).ok_or(Refusal::UnknownRegion(id))?;
                 Ok((Response::Region(entry.info()), Seq::LOADED))
             }
-            Request::ScanRegions(scan) => {
-                Ok((Response::ScanRegions(self.scan(&scan)), Seq::LOADED))
-            }
+            Request::ScanRegions(scan) => Ok((Response::ScanRegions(self.scan(&scan)), Seq::LOADED)),
             Request::GetStore(id) => {
-                let store = self
-                    .stores
-                    .show(id, now.mono_ms, &self.settings)
-                    .ok_or(Refusal::UnknownStore(id))?;
+                let store = self.stores.show(id, now.mono_ms, &self.settings).ok_or(Refusal::UnknownStore(id))?;
                 Ok((Response::Store(store), self.stores.seq()))
             }
             Request::GetAllStores(_) => {
                 let stores = self.stores.show_all(now.mono_ms, &self.settings);
-                Ok((
-                    Response::Stores(StoresResponse { stores }),
-                    self.stores.seq(),
-                ))
+                Ok((Response::Stores(StoresResponse { stores }), self.stores.seq()))
             }
             Request::Tso(count) => self.tso(now, count),
             Request::AllocIds(count) => self.alloc_ids(count),
@@ -81,10 +62,7 @@ impl Placement {
             Request::CreateKeyspace(name) => self.create_keyspace(name),
             Request::ListKeyspaces(_) => {
                 let keyspaces = self.keyspaces.list();
-                Ok((
-                    Response::Keyspaces(KeyspacesResponse { keyspaces }),
-                    self.keyspaces.seq(),
-                ))
+                Ok((Response::Keyspaces(KeyspacesResponse { keyspaces }), self.keyspaces.seq()))
             }
             Request::ClusterInfo(_) => Ok((Response::ClusterInfo(self.info()), Seq::LOADED)),
             Request::UpdateGcSafePoint(safe_point) => Ok(self.update_gc_safe_point(safe_point)),
@@ -93,16 +71,12 @@ impl Placement {
 
     /// The same token gives the same store, however often and from wherever it is sent.
     fn join(&mut self, now: Now, join: JoinRequest) -> Answer {
-        let JoinRequest {
-            join_token: token,
-            address,
-        } = join;
+        let JoinRequest { join_token: token, address } = join;
         if !(1..=limits::JOIN_TOKEN_BYTES_MAX).contains(&token.len()) {
             return Err(Refusal::JoinToken { bytes: token.len() });
         }
         let known = self.stores.by_token(&token);
-        self.stores
-            .check_address(&address, known, now.mono_ms, &self.settings)?;
+        self.stores.check_address(&address, known, now.mono_ms, &self.settings)?;
         let store_id = match known {
             Some(id) => {
                 self.stores.set_address(id, &address, &mut self.journal);
@@ -112,25 +86,14 @@ impl Placement {
                 if self.stores.len() >= limits::STORES_MAX {
                     return Err(Refusal::TooManyStores);
                 }
-                let (id, covered) = self
-                    .ids
-                    .alloc(1, &mut self.journal)
-                    .ok_or(Refusal::IdsUsedUp)?;
-                self.stores
-                    .add(id, address, &token, now.mono_ms, &mut self.journal);
-                assert!(
-                    covered < self.stores.seq(),
-                    "an id is covered before a store with it is written"
-                );
+                let (id, covered) = self.ids.alloc(1, &mut self.journal).ok_or(Refusal::IdsUsedUp)?;
+                self.stores.add(id, address, &token, now.mono_ms, &mut self.journal);
+                assert!(covered < self.stores.seq(), "an id is covered before a store with it is written");
                 id
             }
         };
         let stores = self.stores.address_list(now.mono_ms, &self.settings);
-        let response = JoinResponse {
-            cluster_id: self.cluster_id,
-            store_id,
-            stores,
-        };
+        let response = JoinResponse { cluster_id: self.cluster_id, store_id, stores };
         Ok((Response::Join(response), self.stores.seq()))
     }
 
@@ -141,9 +104,7 @@ impl Placement {
             let found = self.directory.find_previous(space, &get.key);
             found.ok_or_else(|| Refusal::NoPreviousRegion(shown_key(&get.key)))?
         } else {
-            self.directory
-                .find(space, &get.key)
-                .ok_or_else(|| Refusal::NoRegion(shown_key(&get.key)))?
+            self.directory.find(space, &get.key).ok_or_else(|| Refusal::NoRegion(shown_key(&get.key)))?
         };
         Ok((Response::Region(info), Seq::LOADED))
     }
@@ -154,18 +115,10 @@ impl Placement {
         let none = Bytes::new();
         let mut regions = Vec::new();
         if scan.with_system && scan.start_key.is_empty() {
-            regions = self
-                .directory
-                .scan(Space::System, &none, &none, limit, scan.store_id);
+            regions = self.directory.scan(Space::System, &none, &none, limit, scan.store_id);
         }
         let left = limit - regions.len();
-        regions.extend(self.directory.scan(
-            Space::User,
-            &scan.start_key,
-            &scan.end_key,
-            left,
-            scan.store_id,
-        ));
+        regions.extend(self.directory.scan(Space::User, &scan.start_key, &scan.end_key, left, scan.store_id));
         ScanRegionsResponse { regions }
     }
 
@@ -182,10 +135,7 @@ impl Placement {
         if !(1..=limits::IDS_PER_REQUEST_MAX).contains(&count) {
             return Err(Refusal::IdCount { count });
         }
-        let (first, after) = self
-            .ids
-            .alloc(count, &mut self.journal)
-            .ok_or(Refusal::IdsUsedUp)?;
+        let (first, after) = self.ids.alloc(count, &mut self.journal).ok_or(Refusal::IdsUsedUp)?;
         Ok((Response::Ids(IdBlock { first, count }), after))
     }
 
@@ -197,16 +147,9 @@ impl Placement {
     fn update_gc_safe_point(&mut self, proposed: u64) -> (Response, Seq) {
         if proposed > self.gc_safe_point {
             self.gc_safe_point = proposed;
-            self.gc_seq = self
-                .journal
-                .write(alloc::vec![Record::GcSafePoint(proposed).write()]);
+            self.gc_seq = self.journal.write(alloc::vec![Record::GcSafePoint(proposed).write()]);
         }
-        (
-            Response::GcSafePoint(GcSafePoint {
-                safe_point: self.gc_safe_point,
-            }),
-            self.gc_seq,
-        )
+        (Response::GcSafePoint(GcSafePoint { safe_point: self.gc_safe_point }), self.gc_seq)
     }
 
     fn info(&self) -> ClusterInfo {
@@ -218,7 +161,3 @@ impl Placement {
         }
     }
 }
-
-#[cfg(test)]
-#[path = "requests_tests.rs"]
-mod tests;

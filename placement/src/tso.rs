@@ -36,16 +36,8 @@ impl Timestamps {
     /// `count` timestamps of one millisecond, and when they may be told. `None`: the last millisecond has passed.
     ///
     /// `count` is between 1 and `LOGICAL_PER_MS`.
-    pub fn alloc(
-        &mut self,
-        count: u32,
-        wall_ms: u64,
-        journal: &mut Journal,
-    ) -> Option<(TsoResponse, Seq)> {
-        assert!(
-            (1..=LOGICAL_PER_MS).contains(&u64::from(count)),
-            "the count was checked"
-        );
+    pub fn alloc(&mut self, count: u32, wall_ms: u64, journal: &mut Journal) -> Option<(TsoResponse, Seq)> {
+        assert!((1..=LOGICAL_PER_MS).contains(&u64::from(count)), "the count was checked");
         let (physical_ms, first) = if wall_ms > self.physical_ms {
             (wall_ms, 0)
         } else if self.logical + u64::from(count) > LOGICAL_PER_MS {
@@ -56,24 +48,13 @@ impl Timestamps {
         if physical_ms >= PHYSICAL_MAX_MS {
             return None;
         }
-        let after = self.mark.cover(
-            physical_ms + 1,
-            physical_ms + 1 + TIMESTAMP_WINDOW_MS,
-            journal,
-        );
+        let after = self.mark.cover(physical_ms + 1, physical_ms + 1 + TIMESTAMP_WINDOW_MS, journal);
         self.in_use = true;
         self.physical_ms = physical_ms;
         self.logical = first + u64::from(count);
         let logical = i64::try_from(self.logical - 1).expect("18 bits");
         let physical_ms = i64::try_from(physical_ms).expect("45 bits");
-        Some((
-            TsoResponse {
-                physical_ms,
-                logical,
-                count,
-            },
-            after,
-        ))
+        Some((TsoResponse { physical_ms, logical, count }, after))
     }
 
     /// Moves the mark ahead before it is reached, while timestamps are in demand.
@@ -83,10 +64,7 @@ impl Timestamps {
             return;
         }
         let target = from_ms + TIMESTAMP_WINDOW_MS;
-        if self.in_use
-            && target > self.mark.limit() + TIMESTAMP_WINDOW_MS / 2
-            && self.mark.is_settled(journal)
-        {
+        if self.in_use && target > self.mark.limit() + TIMESTAMP_WINDOW_MS / 2 && self.mark.is_settled(journal) {
             self.mark.extend(target, journal);
             self.in_use = false;
         }
@@ -111,12 +89,7 @@ mod tests {
         batches
     }
 
-    fn next(
-        timestamps: &mut Timestamps,
-        count: u32,
-        wall_ms: u64,
-        journal: &mut Journal,
-    ) -> (i64, i64) {
+    fn next(timestamps: &mut Timestamps, count: u32, wall_ms: u64, journal: &mut Journal) -> (i64, i64) {
         let (answer, _) = timestamps.alloc(count, wall_ms, journal).expect("left");
         assert_eq!(answer.count, count);
         (answer.physical_ms, answer.logical)
@@ -128,10 +101,7 @@ mod tests {
         let mut timestamps = Timestamps::new(0);
         assert_eq!(next(&mut timestamps, 1, 50, &mut journal), (50, 0));
         assert_eq!(next(&mut timestamps, 10, 50, &mut journal), (50, 10));
-        assert_eq!(
-            next(&mut timestamps, MAX, 50, &mut journal),
-            (51, i64::from(MAX) - 1)
-        );
+        assert_eq!(next(&mut timestamps, MAX, 50, &mut journal), (51, i64::from(MAX) - 1));
         assert_eq!(next(&mut timestamps, 1, 50, &mut journal), (52, 0));
     }
 
@@ -151,10 +121,7 @@ mod tests {
         next(&mut timestamps, 1, 5_000, &mut journal);
         let limit_ms = timestamps.mark.limit();
         let mut successor = Timestamps::new(limit_ms);
-        assert_eq!(
-            next(&mut successor, 1, 5_000, &mut journal),
-            (5_001 + TIMESTAMP_WINDOW_MS as i64, 0)
-        );
+        assert_eq!(next(&mut successor, 1, 5_000, &mut journal), (5_001 + TIMESTAMP_WINDOW_MS as i64, 0));
     }
 
     #[test]
