@@ -258,3 +258,7 @@ pub fn restore(
     }
     Ok(tracker)
 }
+
+#[cfg(test)]
+#[path = "confchange_tests.rs"]
+mod tests;

@@ -351,3 +351,7 @@ impl<S> fmt::Display for Log<S> {
         )
     }
 }
+
+#[cfg(test)]
+#[path = "log_tests.rs"]
+mod tests;

@@ -150,3 +150,66 @@ impl Storage for MemoryStorage {
         Ok(self.snapshot.clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::NO_LIMIT;
+    use crate::message::SnapshotMetadata;
+
+    /// A log compacted up to 3, with entries 4 and 5, each of its own term.
+    fn storage() -> MemoryStorage {
+        let mut storage = MemoryStorage::new();
+        storage.append(&run(1, 5));
+        storage.compact(3).unwrap();
+        storage
+    }
+
+    fn run(first: u64, last: u64) -> Vec<Entry> {
+        (first..=last).map(|index| Entry { term: index, index, ..Entry::default() }).collect()
+    }
+
+    /// TestStorageTerm, TestStorageEntries, TestStorageFirstIndex, TestStorageLastIndex.
+    #[test]
+    fn what_is_compacted_or_missing_is_an_error() {
+        let storage = storage();
+        assert_eq!((storage.first_index(), storage.last_index()), (4, 5));
+        for (index, want) in
+            [(2, Err(StorageError::Compacted)), (3, Ok(3)), (4, Ok(4)), (5, Ok(5)), (6, Err(StorageError::Unavailable))]
+        {
+            assert_eq!(storage.term(index), want);
+        }
+        assert_eq!(storage.entries(3, 6, NO_LIMIT), Err(StorageError::Compacted));
+        assert_eq!(storage.entries(4, 7, NO_LIMIT), Err(StorageError::Unavailable));
+        assert_eq!(storage.entries(4, 6, NO_LIMIT), Ok(run(4, 5)));
+        assert_eq!(storage.entries(4, 6, 0), Ok(run(4, 4)));
+        assert_eq!(storage.entries(4, 4, NO_LIMIT), Ok(Vec::new()));
+    }
+
+    /// TestStorageCompact, TestStorageCreateSnapshot, TestStorageApplySnapshot.
+    #[test]
+    fn snapshots_and_compaction_only_move_forward() {
+        let mut storage = storage();
+        assert_eq!(storage.compact(3), Err(StorageError::Compacted));
+        assert_eq!(storage.compact(6), Err(StorageError::Unavailable));
+        let snapshot = storage.create_snapshot(4, None, Bytes::new()).unwrap();
+        assert_eq!((snapshot.metadata.index, snapshot.metadata.term), (4, 4));
+        let again = storage.create_snapshot(4, None, Bytes::new());
+        assert_eq!(again, Err(StorageError::SnapshotOutOfDate));
+        assert_eq!(storage.apply_snapshot(snapshot), Err(StorageError::SnapshotOutOfDate));
+        let metadata = SnapshotMetadata { index: 9, term: 7, ..SnapshotMetadata::default() };
+        storage.apply_snapshot(Snapshot { metadata, ..Snapshot::default() }).unwrap();
+        assert_eq!((storage.first_index(), storage.last_index(), storage.term(9)), (10, 9, Ok(7)));
+    }
+
+    /// TestStorageAppend.
+    #[test]
+    fn appending_replaces_the_tail_and_skips_what_is_compacted() {
+        for (first, last, want) in [(1, 2, 4..=5), (3, 5, 4..=5), (5, 6, 4..=6), (4, 4, 4..=4), (6, 6, 4..=6)] {
+            let mut storage = storage();
+            storage.append(&run(first, last));
+            let (lo, hi) = want.into_inner();
+            assert_eq!(storage.entries(4, storage.last_index() + 1, NO_LIMIT), Ok(run(lo, hi)));
+        }
+    }
+}

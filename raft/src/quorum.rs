@@ -223,6 +223,7 @@ mod tests {
     }
 
     proptest! {
+        /// TestQuick.
         #[test]
         fn committed_index_is_the_largest_with_a_quorum(
             a in ids(), b in ids(), acked in any::<[Option<u8>; 12]>(),

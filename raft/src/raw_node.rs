@@ -554,10 +554,12 @@ fn check_numbers(message: &Message) -> Result<(), StepError> {
     if [term, log_term, index, commit, reject_hint, snapshot.0, snapshot.1].into_iter().any(|n| n > NUMBER_MAX) {
         return Err(StepError::Malformed("a term or an index is impossibly large"));
     }
-    if term == 0 && !matches!(message.kind, Prop | ReadIndex | StorageAppendResp | StorageApplyResp) {
-        return Err(StepError::Malformed("the term is missing"));
+    match message.kind {
+        Prop | ReadIndex if term != 0 => Err(StepError::Malformed("proposals and reads have no term")),
+        Prop | ReadIndex | StorageAppendResp | StorageApplyResp => Ok(()),
+        _ if term == 0 => Err(StepError::Malformed("the term is missing")),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// What tells the group that everything unstable now, including what is in `ready`, has become stable.

@@ -145,3 +145,7 @@ impl Unstable {
         &self.entries[(lo - self.offset) as usize..(hi - self.offset) as usize]
     }
 }
+
+#[cfg(test)]
+#[path = "unstable_tests.rs"]
+mod tests;

@@ -74,7 +74,8 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Against a plain list that is filtered on every acknowledgement.
+        /// Against a plain list that is filtered on every acknowledgement. TestInflightsAdd, TestInflightFreeTo,
+        /// TestInflightsFull, TestInflightsReset.
         #[test]
         fn behaves_like_a_filtered_list(
             count_max in 1usize..6, bytes_max in 0u64..30,

@@ -6,7 +6,7 @@ use flotilla_raft::*;
 
 use crate::cluster::*;
 
-/// TestRawNodeStart.
+/// TestRawNodeStart, TestNodeStart.
 #[test]
 fn the_first_ready_of_a_leader_has_its_term_and_its_entry() {
     let mut node = Peer::new(1, &[1]).node;
@@ -34,7 +34,7 @@ fn the_first_ready_of_a_leader_has_its_term_and_its_entry() {
     assert!(!node.has_ready());
 }
 
-/// TestRawNodeRestart, TestRawNodeRestartFromSnapshot.
+/// TestRawNodeRestart, TestRawNodeRestartFromSnapshot, TestNodeRestart, TestNodeRestartFromSnapshot.
 #[test]
 fn a_restart_hands_out_what_is_committed_and_not_applied() {
     for applied in [0, 1] {
@@ -87,7 +87,7 @@ fn a_stored_state_that_contradicts_itself_is_refused() {
     }
 }
 
-/// TestNodeCommitPaginationAfterRestart, TestRawNodeCommitPaginationAfterRestart.
+/// TestCommitPagination, TestNodeCommitPaginationAfterRestart, TestRawNodeCommitPaginationAfterRestart.
 #[test]
 fn committed_entries_are_handed_out_in_pages_without_gaps() {
     let payload = data(&"a".repeat(100));
@@ -114,7 +114,7 @@ fn committed_entries_are_handed_out_in_pages_without_gaps() {
     }
 }
 
-/// TestNodeCommitPaginationWithAsyncStorageWrites.
+/// TestCommitPaginationWithAsyncStorageWrites.
 #[test]
 fn with_asynchronous_storage_the_page_limit_spans_what_is_not_acknowledged() {
     let configured = Config { async_storage_writes: true, max_committed_bytes_per_ready: 2048, ..config(1) };
@@ -206,7 +206,7 @@ fn an_acknowledged_write_of_an_earlier_term_does_not_count() {
     assert_eq!((node.last_index(), node.last_term()), (1, 1));
 }
 
-/// TestNodeBoundedLogGrowthWithPartition.
+/// TestRawNodeBoundedLogGrowthWithPartition.
 #[test]
 fn a_leader_without_a_quorum_takes_a_bounded_amount() {
     let configured = Config { max_uncommitted_bytes: 1000, ..config(1) };
@@ -241,7 +241,7 @@ fn a_ready_must_be_acknowledged_before_the_next() {
     node.ready();
 }
 
-/// TestRawNodeStep, F8 (faults.md).
+/// TestRawNodeStep, TestIsLocalMsg, TestIsResponseMsg, F8 (faults.md).
 #[test]
 fn what_no_peer_may_say_is_refused() {
     let mut peer = Peer::new(1, &[1, 2]);
@@ -285,4 +285,23 @@ fn malformed_appends_change_nothing() {
         assert_eq!((peer.node.term(), peer.node.last_index()), (0, 0));
         assert!(!peer.node.has_ready());
     }
+}
+
+/// TestRawNodeStatus, TestProgressLeader.
+#[test]
+fn a_status_has_the_progress_of_everyone_on_the_leader_only() {
+    let mut peer = Peer::new(1, &[1, 2]);
+    assert!(peer.node.status().progress.is_empty());
+    peer.lead();
+    for _ in 0..5 {
+        peer.node.propose("x".into()).unwrap();
+        peer.drain();
+    }
+    let status = peer.node.status();
+    assert_eq!(status.soft_state, SoftState { leader_id: 1, role: Role::Leader });
+    assert_eq!(status.config, *peer.node.configuration());
+    // The leader's own progress moves as its entries become durable.
+    let own = status.progress.get(1).unwrap();
+    assert_eq!((own.match_index, own.next, own.state), (6, 7, ProgressState::Replicate));
+    assert_eq!(status.progress.get(2).unwrap().match_index, 0);
 }

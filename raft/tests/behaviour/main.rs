@@ -1,6 +1,8 @@
 //! The behaviour of groups, one named claim per test. Where a claim comes from a test of etcd/raft, its doc comment names
 //! that test; `raft/tests/README.md` has the table.
 
+mod abuse;
+mod clock;
 mod cluster;
 mod driving;
 mod elections;

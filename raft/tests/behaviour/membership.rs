@@ -170,7 +170,8 @@ fn a_new_leader_leaves_the_joint_configuration_of_its_predecessor() {
     assert!(!peer.node.configuration().voters.is_joint());
 }
 
-/// TestRawNodeProposeAddDuplicateNode.
+/// TestRawNodeProposeAddDuplicateNode, TestNodeProposeAddDuplicateNode, TestNodeProposeAddLearnerNode,
+/// TestNodeProposeConfig.
 #[test]
 fn adding_a_member_twice_is_harmless() {
     let mut peer = leader();

@@ -323,7 +323,7 @@ fn a_heartbeat_response_lets_one_empty_append_through_a_full_window() {
     }
 }
 
-/// TestNodeProposeWaitDropped is about Go's channels; this is about the limit in bytes.
+/// The limit in bytes.
 #[test]
 fn the_window_is_limited_in_bytes_too() {
     let mut peer = leader_with(|config| {
@@ -336,7 +336,7 @@ fn the_window_is_limited_in_bytes_too() {
     }
 }
 
-/// TestNodeAppendPagination.
+/// TestAppendPagination.
 #[test]
 fn appends_are_cut_at_the_size_limit() {
     const MAX: u64 = 2048;

@@ -11,7 +11,7 @@ fn snapshot(index: u64, term: u64, conf_state: ConfState) -> Message {
     Message { snapshot: Some(Box::new(snapshot)), ..message(Snap, 2, 1, term) }
 }
 
-/// TestRestore, TestRestoreFromSnapMsg, TestSnapshot.
+/// TestRestore, TestRestoreFromSnapMsg.
 #[test]
 fn a_snapshot_replaces_log_and_configuration() {
     let mut peer = Peer::with_log(config(1), &[1, 2], &[1, 1], 1);

@@ -22,7 +22,8 @@ fn transfer(cluster: &mut Cluster, on: u64, to: u64) {
     cluster.settle();
 }
 
-/// TestLeaderTransferToUpToDateNode, …FromFollower, TestLeaderTransferWithCheckQuorum.
+/// TestLeaderTransferToUpToDateNode, TestLeaderTransferToUpToDateNodeFromFollower,
+/// TestLeaderTransferWithCheckQuorum.
 #[test]
 fn a_follower_that_is_up_to_date_takes_over_at_once() {
     for on in [1, 2] {
