@@ -79,13 +79,10 @@ impl Engine {
 
         let database = options.database(create);
         let cache = Cache::new_lru_cache(options.block_cache_bytes);
-        let cfs = Cf::ALL
-            .map(|cf| ColumnFamilyDescriptor::new(cf.name(), options.column_family(cf, &cache)));
+        let cfs = Cf::ALL.map(|cf| ColumnFamilyDescriptor::new(cf.name(), options.column_family(cf, &cache)));
         let db = DB::open_cf_descriptors(&database, dir, cfs).map_err(|error| {
             if error.kind() == ErrorKind::IOError && error.as_ref().contains("lock") {
-                EngineError::InUse {
-                    dir: dir.to_owned(),
-                }
+                EngineError::InUse { dir: dir.to_owned() }
             } else {
                 EngineError::rocks(attempted(), &error)
             }
@@ -93,16 +90,10 @@ impl Engine {
 
         let newest_wal = NewestWal::find(dir, versions(&db)?)?;
         wal::note_newest(dir, newest_wal.number)?;
-        if let Some(parent) = dir
-            .parent()
-            .filter(|parent| create && !parent.as_os_str().is_empty())
-        {
+        if let Some(parent) = dir.parent().filter(|parent| create && !parent.as_os_str().is_empty()) {
             wal::sync_dir(parent)?;
         }
-        let claim = Claim {
-            file: newest_wal.number,
-            bytes: 0,
-        };
+        let claim = Claim { file: newest_wal.number, bytes: 0 };
         let inner = Inner {
             db,
             options: database,
@@ -118,9 +109,7 @@ impl Engine {
             syncs: AtomicU64::new(0),
             _lock: lock,
         };
-        Ok(Engine {
-            inner: Arc::new(inner),
-        })
+        Ok(Engine { inner: Arc::new(inner) })
     }
 
     /// What opening found in the log.
@@ -149,8 +138,7 @@ impl Engine {
         if batch.is_empty() {
             return Ok(());
         }
-        let mut rocks =
-            rocksdb::WriteBatch::with_capacity_bytes(batch.bytes() + 16 * batch.ops().len() + 64);
+        let mut rocks = rocksdb::WriteBatch::with_capacity_bytes(batch.bytes() + 16 * batch.ops().len() + 64);
         // First of all, so that it is found even when RocksDB joins batches; see `wal`.
         rocks.put_log_data(inner.claim.lock().encode());
         let handles = Cf::ALL.map(|cf| inner.handle(cf));
@@ -160,26 +148,18 @@ impl Engine {
                 WriteOp::Delete { cf, key } => rocks.delete_cf(handles[*cf as usize], key),
                 WriteOp::DeleteRange { cf, start, end } => match few_log_entries(*cf, start, end) {
                     Some((region_id, indexes)) => {
-                        indexes.for_each(|index| {
-                            rocks.delete_cf(handles[*cf as usize], log_key(region_id, index))
-                        });
+                        indexes.for_each(|index| rocks.delete_cf(handles[*cf as usize], log_key(region_id, index)));
                     }
                     None => rocks.delete_range_cf(handles[*cf as usize], start, end),
                 },
             }
         }
         let appending = inner.appending.read();
-        let written = if log {
-            inner.db.write(rocks)
-        } else {
-            inner.db.write_without_wal(rocks)
-        };
+        let written = if log { inner.db.write(rocks) } else { inner.db.write_without_wal(rocks) };
         drop(appending);
         written.map_err(|error| inner.stop(EngineError::rocks("write a batch", &error)))?;
         inner.writes.fetch_add(1, Ordering::Relaxed);
-        inner
-            .write_bytes
-            .fetch_add(batch.bytes() as u64, Ordering::Relaxed);
+        inner.write_bytes.fetch_add(batch.bytes() as u64, Ordering::Relaxed);
         Ok(())
     }
 
@@ -205,14 +185,7 @@ impl Engine {
 
     /// The pairs of [start, end) as they are now; see [`Snapshot::scan`].
     pub fn scan(&self, cf: Cf, start: &[u8], end: &[u8], direction: Direction) -> Scan {
-        Scan::new(
-            self.inner.clone(),
-            None,
-            ReadOptions::default(),
-            cf,
-            (start, end),
-            direction,
-        )
+        Scan::new(self.inner.clone(), None, ReadOptions::default(), cf, (start, end), direction)
     }
 
     /// The index of the last entry of a region's log; `None` if it is empty. One seek.
@@ -225,21 +198,10 @@ impl Engine {
 
     /// The encoded entries [lo, hi) of a region's log: the first of them, without a gap, until they hold `bytes_max` bytes or more; at
     /// least one, if the one at `lo` is there. Seeks straight to `lo`, so it never walks over deleted entries.
-    pub fn log_entries(
-        &self,
-        region_id: u64,
-        lo: u64,
-        hi: u64,
-        bytes_max: usize,
-    ) -> Result<Vec<Bytes>, EngineError> {
+    pub fn log_entries(&self, region_id: u64, lo: u64, hi: u64, bytes_max: usize) -> Result<Vec<Bytes>, EngineError> {
         let mut entries = Vec::new();
         let mut bytes = 0;
-        let mut scan = self.scan(
-            Cf::Raft,
-            &log_key(region_id, lo),
-            &log_key(region_id, hi),
-            Direction::Forward,
-        );
+        let mut scan = self.scan(Cf::Raft, &log_key(region_id, lo), &log_key(region_id, hi), Direction::Forward);
         for index in lo..hi {
             let (Some(key), Some(value)) = (scan.key(), scan.value()) else {
                 scan.status()?;
@@ -266,9 +228,7 @@ impl Engine {
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine")
-            .field("dir", &self.inner.dir)
-            .finish_non_exhaustive()
+        f.debug_struct("Engine").field("dir", &self.inner.dir).finish_non_exhaustive()
     }
 }
 
@@ -278,9 +238,7 @@ impl Inner {
     }
 
     pub(crate) fn handle(&self, cf: Cf) -> &ColumnFamily {
-        self.db
-            .cf_handle(cf.name())
-            .expect("the column family was opened")
+        self.db.cf_handle(cf.name()).expect("the column family was opened")
     }
 
     pub(crate) fn counts(&self) -> Counts {
@@ -294,21 +252,13 @@ impl Inner {
     pub(crate) fn flush(&self, cf: Cf) -> Result<(), EngineError> {
         self.check_running("flush")?;
         let flushed = self.db.flush_cf(self.handle(cf));
-        flushed.map_err(|error| {
-            self.stop(EngineError::rocks(
-                format!("flush column family {}", cf.name()),
-                &error,
-            ))
-        })
+        flushed.map_err(|error| self.stop(EngineError::rocks(format!("flush column family {}", cf.name()), &error)))
     }
 
     fn check_running(&self, attempted: &str) -> Result<(), EngineError> {
         match self.stopped.get() {
             None => Ok(()),
-            Some(cause) => Err(EngineError::Stopped {
-                attempted: attempted.to_owned(),
-                cause: cause.clone(),
-            }),
+            Some(cause) => Err(EngineError::Stopped { attempted: attempted.to_owned(), cause: cause.clone() }),
         }
     }
 
@@ -322,9 +272,7 @@ impl Inner {
         let mut newest = self.newest_wal.lock();
         self.check_running("sync the log")?;
         let claim = newest.position(self).map_err(|error| self.stop(error))?;
-        self.db
-            .flush_wal(true)
-            .map_err(|error| self.stop(EngineError::rocks("sync the log", &error)))?;
+        self.db.flush_wal(true).map_err(|error| self.stop(EngineError::rocks("sync the log", &error)))?;
         *self.claim.lock() = claim;
         self.syncs.fetch_add(1, Ordering::Relaxed);
         Ok(())
@@ -342,18 +290,11 @@ impl NewestWal {
     fn find(dir: &Path, versions: u64) -> Result<NewestWal, EngineError> {
         let number = wal::numbers(dir)?.pop();
         let number = number.ok_or_else(|| {
-            EngineError::corrupt(
-                format!("find the log in {}", dir.display()),
-                "there is no log file",
-            )
+            EngineError::corrupt(format!("find the log in {}", dir.display()), "there is no log file")
         })?;
         let path = wal::path(dir, number);
         let file = File::open(&path).map_err(|error| EngineError::file("open", &path, &error))?;
-        Ok(NewestWal {
-            number,
-            file,
-            versions,
-        })
+        Ok(NewestWal { number, file, versions })
     }
 
     /// How far the log reaches: past all batches whose writing returned before. What this says may be claimed after a sync that begins
@@ -371,22 +312,15 @@ impl NewestWal {
             wal::note_newest(&inner.dir, self.number)?;
         }
         let path = || wal::path(&inner.dir, self.number);
-        let bytes = metadata
-            .map_err(|error| EngineError::file("look at", &path(), &error))?
-            .len();
-        Ok(Claim {
-            file: self.number,
-            bytes,
-        })
+        let bytes = metadata.map_err(|error| EngineError::file("look at", &path(), &error))?.len();
+        Ok(Claim { file: self.number, bytes })
     }
 }
 
 fn versions(db: &DB) -> Result<u64, EngineError> {
     let mut sum = 0;
     for cf in Cf::ALL {
-        let handle = db
-            .cf_handle(cf.name())
-            .expect("the column family was opened");
+        let handle = db.cf_handle(cf.name()).expect("the column family was opened");
         let number = db.property_int_value_cf(handle, "rocksdb.current-super-version-number");
         let number = number.map_err(|error| read_error("read the version of", cf, &error))?;
         sum += number.expect("the property is known to RocksDB");
@@ -396,17 +330,11 @@ fn versions(db: &DB) -> Result<u64, EngineError> {
 
 fn lock(dir: &Path) -> Result<File, EngineError> {
     let path = dir.join(LOCK_FILE);
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path);
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
     let file = file.map_err(|error| EngineError::file("open the lock", &path, &error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(EngineError::InUse {
-            dir: dir.to_owned(),
-        }),
+        Err(TryLockError::WouldBlock) => Err(EngineError::InUse { dir: dir.to_owned() }),
         Err(TryLockError::Error(error)) => Err(EngineError::file("take the lock", &path, &error)),
     }
 }
@@ -418,18 +346,11 @@ fn may_create(dir: &Path) -> Result<bool, EngineError> {
         return Ok(!wal::exists(dir));
     }
     let files = fs::read_dir(dir).map_err(|error| EngineError::file("list", dir, &error))?;
-    let data = files.filter_map(Result::ok).any(|entry| {
-        entry
-            .path()
-            .extension()
-            .is_some_and(|extension| extension == "sst")
-    });
+    let data =
+        files.filter_map(Result::ok).any(|entry| entry.path().extension().is_some_and(|extension| extension == "sst"));
     if data || wal::exists(dir) {
         let detail = format!("{} is missing", current.display());
-        return Err(EngineError::corrupt(
-            format!("open the data folder {}", dir.display()),
-            detail,
-        ));
+        return Err(EngineError::corrupt(format!("open the data folder {}", dir.display()), detail));
     }
     Ok(true)
 }

@@ -42,17 +42,11 @@ impl EngineError {
     }
 
     pub(crate) fn corrupt(attempted: impl Into<String>, detail: impl Into<String>) -> EngineError {
-        EngineError::Corrupt {
-            attempted: attempted.into(),
-            detail: detail.into(),
-        }
+        EngineError::Corrupt { attempted: attempted.into(), detail: detail.into() }
     }
 
     pub(crate) fn io(attempted: impl Into<String>, error: &std::io::Error) -> EngineError {
-        EngineError::Io {
-            attempted: attempted.into(),
-            detail: error.to_string(),
-        }
+        EngineError::Io { attempted: attempted.into(), detail: error.to_string() }
     }
 
     /// An error on a file of ours: one that should be there and is not counts as damage.
@@ -67,8 +61,7 @@ impl EngineError {
     /// RocksDB's errors are text with the kind in front; they name the file where they know it.
     pub(crate) fn rocks(attempted: impl Into<String>, error: &rocksdb::Error) -> EngineError {
         let (attempted, detail) = (attempted.into(), error.to_string());
-        let missing = error.kind() == rocksdb::ErrorKind::IOError
-            && detail.contains("No such file or directory");
+        let missing = error.kind() == rocksdb::ErrorKind::IOError && detail.contains("No such file or directory");
         if error.kind() == rocksdb::ErrorKind::Corruption || missing {
             EngineError::Corrupt { attempted, detail }
         } else {

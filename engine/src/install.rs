@@ -40,26 +40,17 @@ impl Engine {
     fn ingest_table(&self, cf: Cf, file: &Path) -> Result<(), EngineError> {
         // RocksDB can move a file, by linking it and removing the old name, or copy it. It gets a second name to move.
         let link = file.with_extension("link");
-        let linked = snapshot_files::remove_file(&link)
-            .and_then(|()| fs::hard_link(file, &link))
-            .is_ok();
+        let linked = snapshot_files::remove_file(&link).and_then(|()| fs::hard_link(file, &link)).is_ok();
         let source = if linked { &link } else { file };
         let ingest = |blocking_flush| {
             let mut options = IngestExternalFileOptions::default();
             options.set_move_files(linked);
             options.set_allow_blocking_flush(blocking_flush);
-            self.inner.db().ingest_external_file_cf_opts(
-                self.inner.handle(cf),
-                &options,
-                vec![source],
-            )
+            self.inner.db().ingest_external_file_cf_opts(self.inner.handle(cf), &options, vec![source])
         };
         // Keys of the range in a memtable, as clearing leaves them, must be flushed before. If RocksDB does it, it holds up all writers.
         let mut done = ingest(false);
-        if done
-            .as_ref()
-            .is_err_and(|error| error.kind() == ErrorKind::InvalidArgument)
-        {
+        if done.as_ref().is_err_and(|error| error.kind() == ErrorKind::InvalidArgument) {
             self.inner.flush(cf)?;
             done = ingest(true);
         }
@@ -70,9 +61,8 @@ impl Engine {
         let data = fs::read(file).map_err(|error| EngineError::file("read", file, &error))?;
         let mut batch = WriteBatch::new();
         for pair in snapshot_files::pairs(&data) {
-            let (cf, key, value) = pair.ok_or_else(|| {
-                EngineError::corrupt(format!("read {}", file.display()), "it holds no pairs")
-            })?;
+            let (cf, key, value) =
+                pair.ok_or_else(|| EngineError::corrupt(format!("read {}", file.display()), "it holds no pairs"))?;
             batch.put(cf, key.to_vec(), Bytes::copy_from_slice(value));
         }
         self.write(&batch)?;
@@ -102,34 +92,18 @@ impl Engine {
         self.write(&batch)?;
         self.sync()?;
         for cf in large {
-            let dropped =
-                self.inner
-                    .db()
-                    .delete_file_in_range_cf(self.inner.handle(cf), start, end);
-            dropped.map_err(|error| {
-                EngineError::rocks(format!("drop files of column family {}", cf.name()), &error)
-            })?;
+            let dropped = self.inner.db().delete_file_in_range_cf(self.inner.handle(cf), start, end);
+            dropped
+                .map_err(|error| EngineError::rocks(format!("drop files of column family {}", cf.name()), &error))?;
         }
         Ok(())
     }
 
     /// The keys of a range, if they are few and found at once.
-    fn few_keys(
-        &self,
-        cf: Cf,
-        start: &[u8],
-        end: &[u8],
-    ) -> Result<Option<Vec<Vec<u8>>>, EngineError> {
+    fn few_keys(&self, cf: Cf, start: &[u8], end: &[u8]) -> Result<Option<Vec<Vec<u8>>>, EngineError> {
         let mut options = ReadOptions::default();
         options.set_max_skippable_internal_keys(CLEAR_SKIPS_MAX);
-        let mut scan = Scan::new(
-            self.inner.clone(),
-            None,
-            options,
-            cf,
-            (start, end),
-            Direction::Forward,
-        );
+        let mut scan = Scan::new(self.inner.clone(), None, options, cf, (start, end), Direction::Forward);
         let mut keys = Vec::new();
         while let Some(key) = scan.key() {
             if keys.len() == CLEAR_KEYS_MAX {
@@ -147,11 +121,7 @@ impl Engine {
         if start >= end {
             return Ok(0);
         }
-        let size = |cf| {
-            self.inner
-                .db()
-                .get_approximate_sizes_cf(self.inner.handle(cf), &[Range::new(start, end)])
-        };
+        let size = |cf| self.inner.db().get_approximate_sizes_cf(self.inner.handle(cf), &[Range::new(start, end)]);
         Ok(Cf::DATA.into_iter().flat_map(size).sum())
     }
 }

@@ -72,9 +72,7 @@ impl Options {
     pub(crate) fn database(&self, create: bool) -> rocksdb::Options {
         // No setter of the binding: never resume by itself after a background error (ENOSPC), which would hide a failed sync.
         let mut db = rocksdb::Options::default()
-            .get_options_from_string(
-                "max_bgerror_resume_count=0;verify_sst_unique_id_in_manifest=true",
-            )
+            .get_options_from_string("max_bgerror_resume_count=0;verify_sst_unique_id_in_manifest=true")
             .expect("constant options parse");
         db.create_if_missing(create);
         db.create_missing_column_families(create);
@@ -84,11 +82,7 @@ impl Options {
         db.set_recycle_log_file_num(0);
         db.set_track_and_verify_wals_in_manifest(true);
         db.set_max_total_wal_size(self.wal_bytes_max);
-        db.set_max_background_jobs(
-            i32::try_from(self.background_jobs)
-                .unwrap_or(i32::MAX)
-                .max(1),
-        );
+        db.set_max_background_jobs(i32::try_from(self.background_jobs).unwrap_or(i32::MAX).max(1));
         db.set_max_open_files(i32::try_from(self.open_files_max).unwrap_or(i32::MAX));
         db.set_skip_stats_update_on_db_open(true);
         // Flushes and compactions hand their pages to the disk as they go, so that no log sync finds a heap of them before it.
@@ -110,9 +104,7 @@ impl Options {
     /// The options of one column family.
     pub(crate) fn column_family(&self, cf: Cf, cache: &Cache) -> rocksdb::Options {
         let mut options = rocksdb::Options::default()
-            .get_options_from_string(format!(
-                "memtable_max_range_deletions={RANGE_DELETIONS_MAX}"
-            ))
+            .get_options_from_string(format!("memtable_max_range_deletions={RANGE_DELETIONS_MAX}"))
             .expect("constant options parse");
         options.set_block_based_table_factory(&table(cf, Some(cache)));
         options.set_max_write_buffer_number(4);
@@ -142,13 +134,7 @@ impl Options {
 /// two levels, where nearly all of it lies.
 fn compression(cf: Cf) -> [DBCompressionType; LEVELS] {
     let plain = if cf == Cf::Raft { 4 } else { 2 };
-    std::array::from_fn(|level| {
-        if level < plain {
-            DBCompressionType::None
-        } else {
-            DBCompressionType::Lz4
-        }
-    })
+    std::array::from_fn(|level| if level < plain { DBCompressionType::None } else { DBCompressionType::Lz4 })
 }
 
 fn table(cf: Cf, cache: Option<&Cache>) -> BlockBasedOptions {

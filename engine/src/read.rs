@@ -48,18 +48,12 @@ impl Snapshot {
     pub(crate) fn new(inner: Arc<Inner>) -> Snapshot {
         // SAFETY: `rocks` lies beside `inner` in `View` and is dropped first.
         let rocks = unsafe { detached(&inner) }.snapshot();
-        Snapshot {
-            view: Arc::new(View { rocks, inner }),
-        }
+        Snapshot { view: Arc::new(View { rocks, inner }) }
     }
 
     /// The value of a key.
     pub fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        let value = self.view.rocks.get_pinned_cf_opt(
-            self.view.inner.handle(cf),
-            key,
-            ReadOptions::default(),
-        );
+        let value = self.view.rocks.get_pinned_cf_opt(self.view.inner.handle(cf), key, ReadOptions::default());
         value
             .map(|value| value.map(|value| Bytes::copy_from_slice(&value)))
             .map_err(|error| read_error("read a key of", cf, &error))
@@ -69,14 +63,7 @@ impl Snapshot {
     pub fn scan(&self, cf: Cf, start: &[u8], end: &[u8], direction: Direction) -> Scan {
         let mut options = ReadOptions::default();
         options.set_snapshot(&self.view.rocks);
-        Scan::new(
-            self.view.inner.clone(),
-            Some(self.clone()),
-            options,
-            cf,
-            (start, end),
-            direction,
-        )
+        Scan::new(self.view.inner.clone(), Some(self.clone()), options, cf, (start, end), direction)
     }
 }
 
@@ -121,14 +108,7 @@ impl Scan {
             Direction::Forward => rocks.seek_to_first(),
             Direction::Reverse => rocks.seek_to_last(),
         }
-        Scan {
-            rocks,
-            _snapshot: snapshot,
-            _inner: inner,
-            cf,
-            direction,
-            error_said: false,
-        }
+        Scan { rocks, _snapshot: snapshot, _inner: inner, cf, direction, error_said: false }
     }
 
     /// The key that the cursor stands on; `None` at the end or after an error.
@@ -159,9 +139,7 @@ impl Scan {
 
     /// Why the cursor stands on nothing: `Ok` at the end of the range, or the error that ended the scan.
     pub fn status(&self) -> Result<(), EngineError> {
-        self.rocks
-            .status()
-            .map_err(|error| read_error("scan", self.cf, &error))
+        self.rocks.status().map_err(|error| read_error("scan", self.cf, &error))
     }
 }
 

@@ -54,18 +54,10 @@ struct Table {
 }
 
 impl SnapshotWriter {
-    pub(crate) fn create(
-        dir: &Path,
-        plain_bytes_max: usize,
-    ) -> Result<SnapshotWriter, EngineError> {
-        fs::create_dir_all(dir)
-            .map_err(|error| EngineError::io(format!("create {}", dir.display()), &error))?;
-        remove_files(dir).map_err(|error| {
-            EngineError::io(
-                format!("remove an old snapshot in {}", dir.display()),
-                &error,
-            )
-        })?;
+    pub(crate) fn create(dir: &Path, plain_bytes_max: usize) -> Result<SnapshotWriter, EngineError> {
+        fs::create_dir_all(dir).map_err(|error| EngineError::io(format!("create {}", dir.display()), &error))?;
+        remove_files(dir)
+            .map_err(|error| EngineError::io(format!("remove an old snapshot in {}", dir.display()), &error))?;
         Ok(SnapshotWriter {
             dir: dir.to_owned(),
             plain_bytes_max,
@@ -80,22 +72,13 @@ impl SnapshotWriter {
 
     /// Adds a pair. Keys are engine keys, ascending within each column family.
     pub fn add(&mut self, cf: Cf, key: &[u8], value: &[u8]) -> Result<(), EngineError> {
-        let bad = |detail: String| EngineError::BadPair {
-            dir: self.dir.clone(),
-            detail,
-        };
+        let bad = |detail: String| EngineError::BadPair { dir: self.dir.clone(), detail };
         let Some(last) = self.last_keys.get_mut(cf as usize) else {
-            return Err(bad(format!(
-                "column family {} holds no region data",
-                cf.name()
-            )));
+            return Err(bad(format!("column family {} holds no region data", cf.name())));
         };
         match last {
             Some(last) if last.as_slice() >= key => {
-                return Err(bad(format!(
-                    "key {key:?} of {} follows {last:?}",
-                    cf.name()
-                )));
+                return Err(bad(format!("key {key:?} of {} follows {last:?}", cf.name())));
             }
             Some(last) => key.clone_into(last),
             None => *last = Some(key.to_vec()),
@@ -120,8 +103,7 @@ impl SnapshotWriter {
 
     fn put(&mut self, cf: Cf, key: &[u8], value: &[u8]) -> Result<(), EngineError> {
         let path = self.dir.join(table_name(cf));
-        let failed =
-            |error: rocksdb::Error| EngineError::rocks(format!("write {}", path.display()), &error);
+        let failed = |error: rocksdb::Error| EngineError::rocks(format!("write {}", path.display()), &error);
         let slot = &mut self.tables[cf as usize];
         let table = match slot {
             Some(table) => table,
@@ -141,9 +123,10 @@ impl SnapshotWriter {
             if let Some(mut table) = self.tables[cf as usize].take() {
                 let path = self.dir.join(table_name(cf));
                 // Syncs the file.
-                table.writer.finish().map_err(|error| {
-                    EngineError::rocks(format!("finish {}", path.display()), &error)
-                })?;
+                table
+                    .writer
+                    .finish()
+                    .map_err(|error| EngineError::rocks(format!("finish {}", path.display()), &error))?;
                 names.push(table_name(cf).to_owned());
             }
         }
@@ -164,12 +147,7 @@ impl SnapshotWriter {
         write_file(&self.dir.join(LIST), list.as_bytes())?;
         wal::sync_dir(&self.dir)?;
         self.finished = true;
-        Ok(SnapshotFiles {
-            names,
-            pairs: self.pairs,
-            data_bytes: self.data_bytes,
-            file_bytes,
-        })
+        Ok(SnapshotFiles { names, pairs: self.pairs, data_bytes: self.data_bytes, file_bytes })
     }
 
     /// Bytes of keys and values so far.
@@ -207,11 +185,7 @@ fn table_options(cf: Cf) -> &'static rocksdb::Options {
 pub(crate) type Pair<'a> = (Cf, &'a [u8], &'a [u8]);
 
 fn push_pair(out: &mut Vec<u8>, cf: Cf, key: &[u8], value: &[u8]) {
-    let length = |bytes: &[u8]| {
-        u32::try_from(bytes.len())
-            .expect("a plain snapshot is small")
-            .to_le_bytes()
-    };
+    let length = |bytes: &[u8]| u32::try_from(bytes.len()).expect("a plain snapshot is small").to_le_bytes();
     out.push(cf as u8);
     out.extend_from_slice(&length(key));
     out.extend_from_slice(&length(value));
@@ -221,8 +195,7 @@ fn push_pair(out: &mut Vec<u8>, cf: Cf, key: &[u8], value: &[u8]) {
 
 /// The first pair, and what follows it.
 fn split_pair(data: &[u8]) -> Option<(Pair<'_>, &[u8])> {
-    let (&[cf, k0, k1, k2, k3, v0, v1, v2, v3], rest) =
-        data.split_first_chunk::<PAIR_HEADER_BYTES>()?;
+    let (&[cf, k0, k1, k2, k3, v0, v1, v2, v3], rest) = data.split_first_chunk::<PAIR_HEADER_BYTES>()?;
     let cf = Cf::data_from_number(u32::from(cf))?;
     let (key, rest) = rest.split_at_checked(u32::from_le_bytes([k0, k1, k2, k3]) as usize)?;
     let (value, rest) = rest.split_at_checked(u32::from_le_bytes([v0, v1, v2, v3]) as usize)?;
@@ -250,16 +223,10 @@ pub(crate) enum SnapshotFile {
 /// The files of a finished snapshot, after a look at all of them.
 pub(crate) fn checked(dir: &Path) -> Result<Vec<SnapshotFile>, EngineError> {
     let list = fs::read_to_string(dir.join(LIST)).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => EngineError::NoSnapshot {
-            dir: dir.to_owned(),
-        },
+        std::io::ErrorKind::NotFound => EngineError::NoSnapshot { dir: dir.to_owned() },
         _ => EngineError::file("read", &dir.join(LIST), &error),
     })?;
-    let lines = list
-        .strip_suffix(LIST_END)
-        .ok_or_else(|| EngineError::NoSnapshot {
-            dir: dir.to_owned(),
-        })?;
+    let lines = list.strip_suffix(LIST_END).ok_or_else(|| EngineError::NoSnapshot { dir: dir.to_owned() })?;
     lines.lines().map(|line| check_file(dir, line)).collect()
 }
 
@@ -273,21 +240,13 @@ fn check_file(dir: &Path, line: &str) -> Result<SnapshotFile, EngineError> {
         None if name == PAIRS => SnapshotFile::Pairs(path.clone()),
         None => {
             let detail = format!("it names the file {name:?}");
-            return Err(EngineError::corrupt(
-                format!("read {}", dir.join(LIST).display()),
-                detail,
-            ));
+            return Err(EngineError::corrupt(format!("read {}", dir.join(LIST).display()), detail));
         }
     };
     let (found_bytes, found_sum) = summed(&path)?;
-    if bytes != Some(found_bytes.to_string().as_str())
-        || sum != Some(format!("{found_sum:08x}").as_str())
-    {
+    if bytes != Some(found_bytes.to_string().as_str()) || sum != Some(format!("{found_sum:08x}").as_str()) {
         let detail = "length or checksum differ from when it was written";
-        return Err(EngineError::corrupt(
-            format!("ingest {}", path.display()),
-            detail,
-        ));
+        return Err(EngineError::corrupt(format!("ingest {}", path.display()), detail));
     }
     Ok(file)
 }
@@ -326,14 +285,8 @@ fn write_file(path: &Path, data: &[u8]) -> Result<(), EngineError> {
 fn remove_files(dir: &Path) -> std::io::Result<()> {
     let tables = Cf::DATA.map(table_name);
     let links = Cf::DATA.map(|cf| Path::new(table_name(cf)).with_extension("link"));
-    let names = [LIST, PAIRS]
-        .into_iter()
-        .chain(tables)
-        .map(PathBuf::from)
-        .chain(links);
-    names
-        .into_iter()
-        .try_for_each(|name| remove_file(&dir.join(name)))
+    let names = [LIST, PAIRS].into_iter().chain(tables).map(PathBuf::from).chain(links);
+    names.into_iter().try_for_each(|name| remove_file(&dir.join(name)))
 }
 
 /// Removes a file that need not be there.

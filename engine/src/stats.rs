@@ -56,26 +56,12 @@ pub struct EngineStats {
 impl Engine {
     /// Looks at everything; microseconds, so at most a few times a second.
     pub fn stats(&self) -> EngineStats {
-        let property = |name: &str| {
-            self.inner
-                .db()
-                .property_int_value(name)
-                .ok()
-                .flatten()
-                .unwrap_or(0)
-        };
+        let property = |name: &str| self.inner.db().property_int_value(name).ok().flatten().unwrap_or(0);
         let ticker = |ticker| self.inner.options.get_ticker_count(ticker);
         let cfs = Cf::ALL.map(|cf| {
             let property = |name: &str| {
-                let value = self
-                    .inner
-                    .db()
-                    .property_value_cf(self.inner.handle(cf), name);
-                value
-                    .ok()
-                    .flatten()
-                    .and_then(|value| value.parse().ok())
-                    .unwrap_or(0)
+                let value = self.inner.db().property_value_cf(self.inner.handle(cf), name);
+                value.ok().flatten().and_then(|value| value.parse().ok()).unwrap_or(0)
             };
             CfStats {
                 cf,

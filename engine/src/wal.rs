@@ -54,15 +54,10 @@ impl Claim {
 
     /// The claim at the front of a batch.
     fn decode(batch: &[u8]) -> Option<Claim> {
-        let note = batch
-            .get(BATCH_HEADER_BYTES..)?
-            .strip_prefix(&NOTE_HEADER)?;
+        let note = batch.get(BATCH_HEADER_BYTES..)?.strip_prefix(&NOTE_HEADER)?;
         let (file, rest) = note.split_first_chunk::<8>()?;
         let bytes = rest.first_chunk::<8>()?;
-        Some(Claim {
-            file: u64::from_le_bytes(*file),
-            bytes: u64::from_le_bytes(*bytes),
-        })
+        Some(Claim { file: u64::from_le_bytes(*file), bytes: u64::from_le_bytes(*bytes) })
     }
 }
 
@@ -91,10 +86,7 @@ pub(crate) fn numbers(dir: &Path) -> Result<Vec<u64>, EngineError> {
     let mut numbers = Vec::new();
     for entry in fs::read_dir(dir).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
-        numbers.extend(
-            name.to_str()
-                .and_then(|name| name.strip_suffix(".log")?.parse::<u64>().ok()),
-        );
+        numbers.extend(name.to_str().and_then(|name| name.strip_suffix(".log")?.parse::<u64>().ok()));
     }
     numbers.sort_unstable();
     Ok(numbers)
@@ -102,13 +94,10 @@ pub(crate) fn numbers(dir: &Path) -> Result<Vec<u64>, EngineError> {
 
 /// Durably notes which log file is the newest.
 pub(crate) fn note_newest(dir: &Path, number: u64) -> Result<(), EngineError> {
-    let failed = |error: std::io::Error| {
-        EngineError::io(format!("write {}", dir.join(NEWEST_WAL).display()), &error)
-    };
+    let failed = |error: std::io::Error| EngineError::io(format!("write {}", dir.join(NEWEST_WAL).display()), &error);
     let temporary = dir.join("NEWEST_WAL.tmp");
     let mut file = File::create(&temporary).map_err(failed)?;
-    file.write_all(number.to_string().as_bytes())
-        .map_err(failed)?;
+    file.write_all(number.to_string().as_bytes()).map_err(failed)?;
     file.sync_all().map_err(failed)?;
     fs::rename(&temporary, dir.join(NEWEST_WAL)).map_err(failed)?;
     sync_dir(dir)
@@ -124,10 +113,7 @@ pub(crate) fn recover(dir: &Path) -> Result<Recovery, EngineError> {
     let numbers = numbers(dir)?;
     check_newest(dir, &numbers)?;
 
-    let mut recovery = Recovery {
-        wal_files: numbers.len(),
-        ..Recovery::default()
-    };
+    let mut recovery = Recovery { wal_files: numbers.len(), ..Recovery::default() };
     let mut claim = Claim::default();
     let mut flaw: Option<Claim> = None;
     let mut sizes = Vec::with_capacity(numbers.len());
@@ -138,10 +124,7 @@ pub(crate) fn recover(dir: &Path) -> Result<Recovery, EngineError> {
         let read = read_file(&data);
         claim = claim.max(read.claim);
         if flaw.is_none() && read.sound_bytes < data.len() {
-            flaw = Some(Claim {
-                file: number,
-                bytes: read.sound_bytes as u64,
-            });
+            flaw = Some(Claim { file: number, bytes: read.sound_bytes as u64 });
         }
         recovery.wal_bytes += data.len() as u64;
     }
@@ -149,10 +132,7 @@ pub(crate) fn recover(dir: &Path) -> Result<Recovery, EngineError> {
     // A claim beyond the end of its file is a flaw there, too.
     let claimed = numbers.binary_search(&claim.file).ok().map(|at| sizes[at]);
     if let Some(size) = claimed.filter(|&size| size < claim.bytes) {
-        let end = Claim {
-            file: claim.file,
-            bytes: size,
-        };
+        let end = Claim { file: claim.file, bytes: size };
         flaw = Some(flaw.map_or(end, |flaw| flaw.min(end)));
     }
     let Some(flaw) = flaw else {
@@ -166,18 +146,10 @@ pub(crate) fn recover(dir: &Path) -> Result<Recovery, EngineError> {
             claim.bytes,
             path(dir, claim.file).display(),
         );
-        return Err(EngineError::corrupt(
-            format!("open the data folder {}", dir.display()),
-            detail,
-        ));
+        return Err(EngineError::corrupt(format!("open the data folder {}", dir.display()), detail));
     }
     // The newest first, so that a crash in between leaves a prefix as well.
-    for (&number, &size) in numbers
-        .iter()
-        .zip(&sizes)
-        .rev()
-        .take_while(|&(&number, _)| number >= flaw.file)
-    {
+    for (&number, &size) in numbers.iter().zip(&sizes).rev().take_while(|&(&number, _)| number >= flaw.file) {
         let keep = if number == flaw.file { flaw.bytes } else { 0 };
         let path = path(dir, number);
         let cut = OpenOptions::new().write(true).open(&path).and_then(|file| {
@@ -199,9 +171,10 @@ fn check_newest(dir: &Path, numbers: &[u64]) -> Result<(), EngineError> {
         Err(error) => return Err(EngineError::file("read", &note, &error)),
     };
     let attempted = || format!("open the data folder {}", dir.display());
-    let newest: u64 = text.trim().parse().map_err(|_| {
-        EngineError::corrupt(attempted(), format!("{} is no number", note.display()))
-    })?;
+    let newest: u64 = text
+        .trim()
+        .parse()
+        .map_err(|_| EngineError::corrupt(attempted(), format!("{} is no number", note.display())))?;
     if numbers.last().is_none_or(|&last| last < newest) {
         return Err(EngineError::corrupt(
             attempted(),
@@ -221,19 +194,12 @@ struct FileRead {
 }
 
 fn read_file(data: &[u8]) -> FileRead {
-    let mut read = FileRead {
-        sound_bytes: 0,
-        claim: Claim::default(),
-    };
+    let mut read = FileRead { sound_bytes: 0, claim: Claim::default() };
     let mut at = 0;
     let mut in_record = false;
     while let Some(fragment) = fragment_at(data, at) {
         match (fragment.kind, in_record) {
-            (FULL | FIRST, false) => {
-                read.claim = read
-                    .claim
-                    .max(Claim::decode(fragment.payload).unwrap_or_default())
-            }
+            (FULL | FIRST, false) => read.claim = read.claim.max(Claim::decode(fragment.payload).unwrap_or_default()),
             (MIDDLE | LAST, true) => {}
             // A checksum that holds over a sequence that makes no sense: a page of another time.
             (FULL | FIRST | MIDDLE | LAST, _) => break,
@@ -251,18 +217,12 @@ fn read_file(data: &[u8]) -> FileRead {
         return read;
     }
     // Claims beyond the flaw, wherever they are: a batch's note is recognised, and believed if its fragment's checksum holds.
-    for at in read.sound_bytes
-        ..data
-            .len()
-            .saturating_sub(FRAGMENT_HEADER_BYTES + BATCH_HEADER_BYTES)
-    {
+    for at in read.sound_bytes..data.len().saturating_sub(FRAGMENT_HEADER_BYTES + BATCH_HEADER_BYTES) {
         if data[at + FRAGMENT_HEADER_BYTES + BATCH_HEADER_BYTES..].starts_with(&NOTE_HEADER) {
             let batch = fragment_at(data, at)
                 .filter(|fragment| matches!(fragment.kind, FULL | FIRST))
                 .map(|fragment| fragment.payload);
-            read.claim = read
-                .claim
-                .max(batch.and_then(Claim::decode).unwrap_or_default());
+            read.claim = read.claim.max(batch.and_then(Claim::decode).unwrap_or_default());
         }
     }
     read
@@ -285,11 +245,7 @@ fn fragment_at(data: &[u8], at: usize) -> Option<Fragment<'_>> {
     let left_in_block = BLOCK_BYTES - at % BLOCK_BYTES;
     if left_in_block < FRAGMENT_HEADER_BYTES {
         let filling = data.get(at..at + left_in_block)?;
-        return if filling.iter().all(|&byte| byte == 0) {
-            fragment_at(data, at + left_in_block)
-        } else {
-            None
-        };
+        return if filling.iter().all(|&byte| byte == 0) { fragment_at(data, at + left_in_block) } else { None };
     }
     let block = data.get(at..(at + left_in_block).min(data.len()))?;
     let (&header, rest) = block.split_first_chunk::<FRAGMENT_HEADER_BYTES>()?;
@@ -300,11 +256,7 @@ fn fragment_at(data: &[u8], at: usize) -> Option<Fragment<'_>> {
     // RocksDB masks checksums that lie beside what they sum up.
     let masked = sum.rotate_right(15).wrapping_add(0xa282_ead8);
     let sound = kind != 0 && masked == u32::from_le_bytes([c0, c1, c2, c3]);
-    sound.then(|| Fragment {
-        kind,
-        payload,
-        end: at + FRAGMENT_HEADER_BYTES + length,
-    })
+    sound.then(|| Fragment { kind, payload, end: at + FRAGMENT_HEADER_BYTES + length })
 }
 
 /// CRC-32C without the inversions at both ends, eight bytes at a time.
@@ -313,13 +265,9 @@ fn crc32c(mut crc: u32, data: &[u8]) -> u32 {
     let mut words = data.chunks_exact(8);
     for word in &mut words {
         let word = u64::from_le_bytes(word.try_into().expect("eight bytes")) ^ u64::from(crc);
-        crc = (0..8).fold(0, |crc, byte| {
-            crc ^ TABLES[7 - byte][(word >> (8 * byte)) as usize & 0xff]
-        });
+        crc = (0..8).fold(0, |crc, byte| crc ^ TABLES[7 - byte][(word >> (8 * byte)) as usize & 0xff]);
     }
-    words.remainder().iter().fold(crc, |crc, &byte| {
-        (crc >> 8) ^ TABLES[0][((crc ^ u32::from(byte)) & 0xff) as usize]
-    })
+    words.remainder().iter().fold(crc, |crc, &byte| (crc >> 8) ^ TABLES[0][((crc ^ u32::from(byte)) & 0xff) as usize])
 }
 
 const fn crc32c_tables() -> [[u32; 256]; 8] {
@@ -329,11 +277,7 @@ const fn crc32c_tables() -> [[u32; 256]; 8] {
         let mut crc = byte as u32;
         let mut bit = 0;
         while bit < 8 {
-            crc = if crc & 1 == 1 {
-                (crc >> 1) ^ 0x82f6_3b78
-            } else {
-                crc >> 1
-            };
+            crc = if crc & 1 == 1 { (crc >> 1) ^ 0x82f6_3b78 } else { crc >> 1 };
             bit += 1;
         }
         tables[0][byte] = crc;
@@ -403,46 +347,21 @@ mod tests {
     }
 
     fn claim(bytes: usize) -> Claim {
-        Claim {
-            file: 9,
-            bytes: bytes as u64,
-        }
+        Claim { file: 9, bytes: bytes as u64 }
     }
 
     #[test]
     fn a_sound_file_is_read_to_its_end() {
-        let (data, _) = file_of(&[
-            (10, claim(0)),
-            (100_000, claim(40)),
-            (0, claim(41)),
-            (32_000, claim(7)),
-        ]);
-        assert_eq!(
-            read_file(&data),
-            FileRead {
-                sound_bytes: data.len(),
-                claim: claim(41)
-            }
-        );
-        assert_eq!(
-            read_file(&[]),
-            FileRead {
-                sound_bytes: 0,
-                claim: Claim::default()
-            }
-        );
+        let (data, _) = file_of(&[(10, claim(0)), (100_000, claim(40)), (0, claim(41)), (32_000, claim(7))]);
+        assert_eq!(read_file(&data), FileRead { sound_bytes: data.len(), claim: claim(41) });
+        assert_eq!(read_file(&[]), FileRead { sound_bytes: 0, claim: Claim::default() });
     }
 
     #[test]
     fn every_cut_leaves_whole_records() {
         let (data, ends) = file_of(&[(10, claim(1)), (40_000, claim(2)), (30, claim(3))]);
         for cut in 0..data.len() {
-            let whole = ends
-                .iter()
-                .filter(|&&end| end <= cut)
-                .max()
-                .copied()
-                .unwrap_or(0);
+            let whole = ends.iter().filter(|&&end| end <= cut).max().copied().unwrap_or(0);
             assert_eq!(read_file(&data[..cut]).sound_bytes, whole, "cut at {cut}");
         }
     }
@@ -455,22 +374,14 @@ mod tests {
                 let mut flipped = data.clone();
                 flipped[at] ^= mask;
                 let start = if at < ends[0] { 0 } else { ends[0] };
-                assert_eq!(
-                    read_file(&flipped),
-                    FileRead {
-                        sound_bytes: start,
-                        claim: claim(3)
-                    },
-                    "byte {at}"
-                );
+                assert_eq!(read_file(&flipped), FileRead { sound_bytes: start, claim: claim(3) }, "byte {at}");
             }
         }
     }
 
     #[test]
     fn a_page_of_zeros_is_a_flaw() {
-        let (mut data, ends) =
-            file_of(&[(40_000, claim(1)), (40_000, claim(2)), (40_000, claim(3))]);
+        let (mut data, ends) = file_of(&[(40_000, claim(1)), (40_000, claim(2)), (40_000, claim(3))]);
         data[2 * BLOCK_BYTES..2 * BLOCK_BYTES + 4096].fill(0);
         let read = read_file(&data);
         assert_eq!((read.sound_bytes, read.claim), (ends[0], claim(3)));

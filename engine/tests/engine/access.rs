@@ -10,25 +10,15 @@ fn a_batch_changes_all_its_column_families_in_order() {
     let dir = tempfile::tempdir().unwrap();
     let engine = open(dir.path());
     put(&engine, Cf::Default, "b", "old");
-    let mut changes = batch(&[
-        (Cf::Default, "a", "1"),
-        (Cf::Lock, "a", "2"),
-        (Cf::Write, "a", "3"),
-        (Cf::Raft, "a", "4"),
-    ]);
+    let mut changes =
+        batch(&[(Cf::Default, "a", "1"), (Cf::Lock, "a", "2"), (Cf::Write, "a", "3"), (Cf::Raft, "a", "4")]);
     changes.delete(Cf::Default, b"b".to_vec());
     changes.put(Cf::Default, b"c".to_vec(), "5");
     changes.delete_range(Cf::Default, b"c".to_vec(), b"d".to_vec());
     changes.put(Cf::Default, b"cc".to_vec(), "6");
     engine.write(&changes).unwrap();
 
-    assert_eq!(
-        all(&engine, Cf::Default),
-        [
-            (b"a".to_vec(), b"1".to_vec()),
-            (b"cc".to_vec(), b"6".to_vec())
-        ]
-    );
+    assert_eq!(all(&engine, Cf::Default), [(b"a".to_vec(), b"1".to_vec()), (b"cc".to_vec(), b"6".to_vec())]);
     assert_eq!(engine.get(Cf::Lock, b"a").unwrap().unwrap(), "2");
     assert_eq!(engine.get(Cf::Write, b"a").unwrap().unwrap(), "3");
     assert_eq!(engine.get(Cf::Raft, b"a").unwrap().unwrap(), "4");
@@ -45,10 +35,7 @@ fn scans_keep_to_their_range_in_both_directions() {
     }
     let keys = |start: &str, end: &str, direction| -> String {
         let scan = engine.scan(Cf::Default, start.as_bytes(), end.as_bytes(), direction);
-        collect(scan)
-            .into_iter()
-            .map(|(key, _)| String::from_utf8(key).unwrap())
-            .collect()
+        collect(scan).into_iter().map(|(key, _)| String::from_utf8(key).unwrap()).collect()
     };
     assert_eq!(keys("", "", Direction::Forward), "abcd");
     assert_eq!(keys("", "", Direction::Reverse), "dcba");
@@ -60,10 +47,7 @@ fn scans_keep_to_their_range_in_both_directions() {
 
     let mut scan = engine.scan(Cf::Default, b"a", b"d", Direction::Forward);
     scan.seek(b"bb");
-    assert_eq!(
-        (scan.key(), scan.value()),
-        (Some(&b"c"[..]), Some(&b"c"[..]))
-    );
+    assert_eq!((scan.key(), scan.value()), (Some(&b"c"[..]), Some(&b"c"[..])));
     scan.advance();
     assert_eq!(scan.key(), None);
     scan.status().unwrap();
@@ -78,12 +62,7 @@ fn a_snapshot_stays_as_it_was_and_outlives_the_engine() {
     let engine = open(dir.path());
     put(&engine, Cf::Default, "a", "old");
     let snapshot = engine.snapshot();
-    engine
-        .write(&batch(&[
-            (Cf::Default, "a", "new"),
-            (Cf::Write, "b", "new"),
-        ]))
-        .unwrap();
+    engine.write(&batch(&[(Cf::Default, "a", "new"), (Cf::Write, "b", "new")])).unwrap();
     engine.flush().unwrap();
     let scan = snapshot.scan(Cf::Default, b"", b"", Direction::Forward);
     drop(engine);
@@ -97,21 +76,12 @@ fn a_snapshot_stays_as_it_was_and_outlives_the_engine() {
     .join()
     .unwrap();
     assert_eq!(collect(scan), [(b"a".to_vec(), b"old".to_vec())]);
-    assert_eq!(
-        open(dir.path()).get(Cf::Default, b"a").unwrap().unwrap(),
-        "new"
-    );
+    assert_eq!(open(dir.path()).get(Cf::Default, b"a").unwrap().unwrap(), "new");
 }
 
 fn log_of(region_id: u64, indexes: std::ops::Range<u64>) -> WriteBatch {
     let mut log = WriteBatch::new();
-    indexes.for_each(|index| {
-        log.put(
-            Cf::Raft,
-            log_key(region_id, index),
-            format!("entry {index:04}"),
-        )
-    });
+    indexes.for_each(|index| log.put(Cf::Raft, log_key(region_id, index), format!("entry {index:04}")));
     log
 }
 
@@ -129,15 +99,8 @@ fn log_entries_are_contiguous_and_bounded() {
     assert_eq!(engine.last_log_index(7).unwrap(), Some(22));
     assert_eq!(engine.last_log_index(8).unwrap(), Some(19));
     assert_eq!(engine.last_log_index(9).unwrap(), None);
-    assert_eq!(
-        entries(12, 15, usize::MAX),
-        ["entry 0012", "entry 0013", "entry 0014"]
-    );
-    assert_eq!(
-        entries(18, 99, usize::MAX),
-        ["entry 0018", "entry 0019"],
-        "up to the gap"
-    );
+    assert_eq!(entries(12, 15, usize::MAX), ["entry 0012", "entry 0013", "entry 0014"]);
+    assert_eq!(entries(18, 99, usize::MAX), ["entry 0018", "entry 0019"], "up to the gap");
     assert_eq!(entries(9, 15, usize::MAX).len(), 0, "nothing at the start");
     assert_eq!(entries(12, 12, usize::MAX).len(), 0);
     assert_eq!(entries(12, 20, 0), ["entry 0012"], "at least one");
@@ -160,22 +123,11 @@ fn a_log_is_cut_at_both_ends() {
     engine.write(&cut).unwrap();
 
     assert_eq!(engine.last_log_index(7).unwrap(), Some(8989));
-    assert_eq!(
-        engine.log_entries(7, 5009, 5020, usize::MAX).unwrap().len(),
-        0
-    );
-    assert_eq!(
-        engine.log_entries(7, 5010, 9000, usize::MAX).unwrap().len(),
-        3980
-    );
+    assert_eq!(engine.log_entries(7, 5009, 5020, usize::MAX).unwrap().len(), 0);
+    assert_eq!(engine.log_entries(7, 5010, 9000, usize::MAX).unwrap().len(), 3980);
     assert_eq!(engine.last_log_index(6).unwrap(), None);
     let (start, end) = log_range(8);
-    assert_eq!(
-        engine
-            .scan(Cf::Raft, &start, &end, Direction::Forward)
-            .count(),
-        8999
-    );
+    assert_eq!(engine.scan(Cf::Raft, &start, &end, Direction::Forward).count(), 8999);
 }
 
 #[test]
@@ -183,16 +135,10 @@ fn a_folder_is_open_only_once() {
     let dir = tempfile::tempdir().unwrap();
     let engine = open(&dir.path().join("a/b"));
     let error = open_error(&dir.path().join("a/b"));
-    assert!(
-        matches!(&error, EngineError::InUse { dir: named } if named == &dir.path().join("a/b")),
-        "{error}"
-    );
+    assert!(matches!(&error, EngineError::InUse { dir: named } if named == &dir.path().join("a/b")), "{error}");
     let clone = engine.clone();
     drop(engine);
-    assert!(matches!(
-        open_error(&dir.path().join("a/b")),
-        EngineError::InUse { .. }
-    ));
+    assert!(matches!(open_error(&dir.path().join("a/b")), EngineError::InUse { .. }));
     drop(clone);
     open(&dir.path().join("a/b"));
 }
@@ -215,13 +161,8 @@ fn a_folder_that_cannot_be_written_is_an_error_that_names_it() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     std::fs::write(&file, "").unwrap();
-    let error = Engine::open(&file.join("data"), &Options::small())
-        .err()
-        .unwrap();
-    assert!(
-        matches!(&error, EngineError::Io { .. }) && error.to_string().contains("file/data"),
-        "{error}"
-    );
+    let error = Engine::open(&file.join("data"), &Options::small()).err().unwrap();
+    assert!(matches!(&error, EngineError::Io { .. }) && error.to_string().contains("file/data"), "{error}");
 }
 
 #[test]
@@ -232,19 +173,8 @@ fn numbers_move() {
     engine.sync().unwrap();
     engine.flush().unwrap();
     let stats = engine.stats();
-    assert_eq!(
-        (
-            stats.writes,
-            stats.write_bytes,
-            stats.syncs,
-            stats.background_errors
-        ),
-        (1, 8, 1, 0)
-    );
-    assert!(
-        stats.wal_syncs >= 1 && stats.wal_bytes > 8 && stats.sst_bytes > 0 && !stats.write_stopped,
-        "{stats:?}"
-    );
+    assert_eq!((stats.writes, stats.write_bytes, stats.syncs, stats.background_errors), (1, 8, 1, 0));
+    assert!(stats.wal_syncs >= 1 && stats.wal_bytes > 8 && stats.sst_bytes > 0 && !stats.write_stopped, "{stats:?}");
     assert_eq!(stats.cfs.map(|cf| cf.cf), Cf::ALL);
     assert!(engine.approximate_size(b"a", b"z").unwrap() > 0);
     assert_eq!(engine.approximate_size(b"z", b"a").unwrap(), 0);

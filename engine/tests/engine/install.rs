@@ -10,10 +10,7 @@ use crate::{all, open, put};
 
 /// Options under which every snapshot is one of files.
 fn files_only() -> Options {
-    Options {
-        plain_snapshot_bytes_max: 0,
-        ..Options::small()
-    }
+    Options { plain_snapshot_bytes_max: 0, ..Options::small() }
 }
 
 fn key(number: usize) -> Vec<u8> {
@@ -21,12 +18,7 @@ fn key(number: usize) -> Vec<u8> {
 }
 
 /// A snapshot of keys in all column families, interleaved.
-fn snapshot(
-    engine: &Engine,
-    dir: &Path,
-    keys: std::ops::Range<usize>,
-    value: &str,
-) -> flotilla_engine::SnapshotFiles {
+fn snapshot(engine: &Engine, dir: &Path, keys: std::ops::Range<usize>, value: &str) -> flotilla_engine::SnapshotFiles {
     let mut writer = engine.snapshot_writer(dir).unwrap();
     for number in keys {
         for cf in Cf::DATA {
@@ -46,10 +38,7 @@ fn neighbours(engine: &Engine) {
 fn check(engine: &Engine, keys: std::ops::Range<usize>, value: &str) {
     for cf in Cf::DATA {
         let mut expected = vec![(b"a".to_vec(), b"before".to_vec())];
-        expected.extend(
-            keys.clone()
-                .map(|number| (key(number), value.as_bytes().to_vec())),
-        );
+        expected.extend(keys.clone().map(|number| (key(number), value.as_bytes().to_vec())));
         expected.push((b"z".to_vec(), b"behind".to_vec()));
         assert!(all(engine, cf) == expected, "column family {}", cf.name());
     }
@@ -63,18 +52,10 @@ fn a_snapshot_replaces_a_range_and_may_be_taken_in_again() {
         let engine = Engine::open(&data, &options).unwrap();
         neighbours(&engine);
         for number in 0..2000 {
-            put(
-                &engine,
-                Cf::Write,
-                std::str::from_utf8(&key(number)).unwrap(),
-                "stale",
-            );
+            put(&engine, Cf::Write, std::str::from_utf8(&key(number)).unwrap(), "stale");
         }
         let files = snapshot(&engine, &folder, 100..200, "fresh");
-        assert_eq!(
-            (files.names.len(), files.pairs, files.data_bytes),
-            (names, 300, 300 * 12)
-        );
+        assert_eq!((files.names.len(), files.pairs, files.data_bytes), (names, 300, 300 * 12));
 
         for round in 0..3 {
             if round == 1 {
@@ -87,26 +68,16 @@ fn a_snapshot_replaces_a_range_and_may_be_taken_in_again() {
             engine.ingest(&folder).unwrap();
             check(&engine, 100..200, "fresh");
             // What is written over it does not come into the files.
-            put(
-                &engine,
-                Cf::Default,
-                std::str::from_utf8(&key(100)).unwrap(),
-                "newer",
-            );
+            put(&engine, Cf::Default, std::str::from_utf8(&key(100)).unwrap(), "newer");
         }
         drop(engine);
         let engine = Engine::open(&data, &options).unwrap();
-        assert_eq!(
-            engine.get(Cf::Default, &key(100)).unwrap().unwrap(),
-            "newer"
-        );
-        assert!(!fs::read_dir(&folder).unwrap().any(|entry| {
-            entry
+        assert_eq!(engine.get(Cf::Default, &key(100)).unwrap().unwrap(), "newer");
+        assert!(
+            !fs::read_dir(&folder)
                 .unwrap()
-                .path()
-                .extension()
-                .is_some_and(|extension| extension == "link")
-        }));
+                .any(|entry| { entry.unwrap().path().extension().is_some_and(|extension| extension == "link") })
+        );
     }
 }
 
@@ -141,11 +112,7 @@ fn an_empty_snapshot_is_a_snapshot() {
     let dir = tempfile::tempdir().unwrap();
     let engine = open(&dir.path().join("data"));
     neighbours(&engine);
-    let files = engine
-        .snapshot_writer(&dir.path().join("snapshot"))
-        .unwrap()
-        .finish()
-        .unwrap();
+    let files = engine.snapshot_writer(&dir.path().join("snapshot")).unwrap().finish().unwrap();
     assert_eq!(files, flotilla_engine::SnapshotFiles::default());
     engine.clear_range(b"m", b"n").unwrap();
     engine.ingest(&dir.path().join("snapshot")).unwrap();
@@ -162,11 +129,7 @@ fn many_small_pairs_become_files_when_they_grow() {
     assert_eq!(files.names, ["default.sst", "lock.sst", "write.sst"]);
     assert_eq!(
         files.file_bytes,
-        files
-            .names
-            .iter()
-            .map(|name| fs::metadata(folder.join(name)).unwrap().len())
-            .sum::<u64>()
+        files.names.iter().map(|name| fs::metadata(folder.join(name)).unwrap().len()).sum::<u64>()
     );
     engine.ingest(&folder).unwrap();
     check(&engine, 0..10_000, "0123456789");
@@ -177,43 +140,29 @@ fn an_unfinished_snapshot_leaves_nothing_and_is_not_taken_in() {
     let dir = tempfile::tempdir().unwrap();
     let engine = Engine::open(&dir.path().join("data"), &files_only()).unwrap();
     let folder = dir.path().join("snapshot");
-    assert!(matches!(
-        engine.ingest(&folder),
-        Err(EngineError::NoSnapshot { .. })
-    ));
+    assert!(matches!(engine.ingest(&folder), Err(EngineError::NoSnapshot { .. })));
     let mut writer = engine.snapshot_writer(&folder).unwrap();
     writer.add(Cf::Lock, b"m", b"value").unwrap();
     assert!(folder.join("lock.sst").exists());
-    assert!(matches!(
-        engine.ingest(&folder),
-        Err(EngineError::NoSnapshot { .. })
-    ));
+    assert!(matches!(engine.ingest(&folder), Err(EngineError::NoSnapshot { .. })));
     drop(writer);
     assert!(!folder.exists());
 
     // A finished one is replaced by the next attempt from its beginning on.
     snapshot(&engine, &folder, 0..10, "value");
     drop(engine.snapshot_writer(&folder).unwrap());
-    assert!(matches!(
-        engine.ingest(&folder),
-        Err(EngineError::NoSnapshot { .. })
-    ));
+    assert!(matches!(engine.ingest(&folder), Err(EngineError::NoSnapshot { .. })));
 }
 
 #[test]
 fn pairs_out_of_order_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let engine = open(&dir.path().join("data"));
-    let mut writer = engine
-        .snapshot_writer(&dir.path().join("snapshot"))
-        .unwrap();
+    let mut writer = engine.snapshot_writer(&dir.path().join("snapshot")).unwrap();
     writer.add(Cf::Default, b"b", b"").unwrap();
     writer.add(Cf::Lock, b"a", b"").unwrap();
     for (cf, key) in [(Cf::Default, b"b"), (Cf::Default, b"a"), (Cf::Raft, b"c")] {
-        assert!(matches!(
-            writer.add(cf, key, b""),
-            Err(EngineError::BadPair { .. })
-        ));
+        assert!(matches!(writer.add(cf, key, b""), Err(EngineError::BadPair { .. })));
     }
 }
 
@@ -238,8 +187,7 @@ fn a_damaged_snapshot_is_refused_before_anything_is_taken_in() {
             }
             let error = engine.ingest(&folder).unwrap_err();
             assert!(
-                matches!(&error, EngineError::Corrupt { .. })
-                    && error.to_string().contains(last.to_str().unwrap()),
+                matches!(&error, EngineError::Corrupt { .. }) && error.to_string().contains(last.to_str().unwrap()),
                 "{error}"
             );
             check(&engine, 0..0, "");

@@ -29,9 +29,7 @@ fn batch(pairs: &[(Cf, &str, &str)]) -> WriteBatch {
 }
 
 fn put(engine: &Engine, cf: Cf, key: &str, value: &str) {
-    engine
-        .write(&batch(&[(cf, key, value)]))
-        .expect("the write succeeds");
+    engine.write(&batch(&[(cf, key, value)])).expect("the write succeeds");
 }
 
 fn collect(scan: Scan) -> Pairs {

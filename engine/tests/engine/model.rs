@@ -64,10 +64,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn value(number: u16) -> Vec<u8> {
-    number
-        .to_string()
-        .repeat(usize::from(number % 50))
-        .into_bytes()
+    number.to_string().repeat(usize::from(number % 50)).into_bytes()
 }
 
 fn remove(map: &mut Map, start: &[u8], end: &[u8]) {
@@ -79,12 +76,9 @@ fn pairs<'map>(
     start: &'map [u8],
     end: &'map [u8],
 ) -> impl DoubleEndedIterator<Item = (Vec<u8>, Vec<u8>)> + 'map {
-    let inside = move |(key, _): &(&Vec<u8>, &Vec<u8>)| {
-        start <= key.as_slice() && (end.is_empty() || key.as_slice() < end)
-    };
-    map.iter()
-        .filter(inside)
-        .map(|(key, value)| (key.clone(), value.clone()))
+    let inside =
+        move |(key, _): &(&Vec<u8>, &Vec<u8>)| start <= key.as_slice() && (end.is_empty() || key.as_slice() < end);
+    map.iter().filter(inside).map(|(key, value)| (key.clone(), value.clone()))
 }
 
 fn write(engine: &Engine, model: &mut Model, changes: Vec<Change>) {
@@ -123,9 +117,7 @@ fn install(
     }
     let mut writer = engine.snapshot_writer(folder).unwrap();
     for cf in Cf::DATA {
-        maps[cf as usize]
-            .iter()
-            .for_each(|(key, value)| writer.add(cf, key, value).unwrap());
+        maps[cf as usize].iter().for_each(|(key, value)| writer.add(cf, key, value).unwrap());
         remove(&mut model[cf as usize], start, end);
         model[cf as usize].append(&mut maps[cf as usize].clone());
     }
@@ -137,12 +129,7 @@ fn install(
 fn check(snapshot: &Snapshot, model: &Model) {
     for cf in Cf::ALL {
         let expected: Vec<_> = pairs(&model[cf as usize], b"", b"").collect();
-        assert_eq!(
-            collect(snapshot.scan(cf, b"", b"", Direction::Forward)),
-            expected,
-            "column family {}",
-            cf.name()
-        );
+        assert_eq!(collect(snapshot.scan(cf, b"", b"", Direction::Forward)), expected, "column family {}", cf.name());
     }
 }
 
