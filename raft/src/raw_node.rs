@@ -118,6 +118,8 @@ impl<S: Storage, O: Observer> RawNode<S, O> {
     }
 
     /// Counts `ticks` ticks at once, with the effect of that many calls of [`tick`](RawNode::tick).
+    ///
+    /// That includes all heartbeats that fall due: a driver that was itself suspended should count fewer ticks.
     pub fn advance_ticks(&mut self, ticks: u64) {
         self.raft.advance_ticks(ticks);
     }

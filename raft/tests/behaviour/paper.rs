@@ -238,7 +238,7 @@ fn a_follower_replaces_what_conflicts() {
     }
 }
 
-/// TestLeaderSyncFollowerLog (figure 7 of the paper), TestFastLogRejection.
+/// TestLeaderSyncFollowerLog (figure 7 of the paper).
 #[test]
 fn a_leader_makes_every_log_equal_to_its_own() {
     let leader = [1, 1, 1, 4, 4, 5, 5, 6, 6, 6];
@@ -305,4 +305,38 @@ fn messages_go_to_the_other_peers_in_ascending_order() {
     let mut peer = Peer::new(2, &[4, 1, 2, 3]);
     peer.node.campaign();
     assert_eq!(kinds(&peer.drain()), [(Vote, 1), (Vote, 3), (Vote, 4)]);
+}
+
+/// TestFastLogRejection.
+#[test]
+fn rejections_skip_whole_terms() {
+    // The logs of leader and follower; index and term of the hint, and of the next probe.
+    type Case = (&'static [u64], &'static [u64], (u64, u64), (u64, u64));
+    let cases: [Case; 8] = [
+        (&[1, 2, 2, 4, 4, 4, 4], &[1, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3], (7, 3), (3, 2)),
+        (&[1, 2, 2, 3, 4, 4, 4, 5], &[1, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3], (8, 3), (4, 3)),
+        (&[1, 1, 1, 1], &[1, 2, 2, 4], (1, 1), (1, 1)),
+        (&[1, 1, 1, 1, 1, 1], &[1, 2, 2, 4], (1, 1), (1, 1)),
+        (&[1, 1, 1, 1], &[1, 2, 2, 4, 4, 4], (1, 1), (1, 1)),
+        (&[1, 1, 1, 4, 5], &[1, 1, 1, 4], (4, 4), (4, 4)),
+        (&[2, 5, 5, 5, 5, 5, 5, 5, 5], &[2, 4, 4, 4, 4, 4], (6, 4), (1, 2)),
+        (&[2, 2, 2, 2, 2], &[2, 4, 4, 4, 4, 4, 4, 4], (1, 2), (1, 2)),
+    ];
+    for (leader, follower, hint, probe) in cases {
+        let term = leader.iter().chain(follower).copied().max().unwrap();
+        let mut follower = Peer::with_log(config(2), &[1, 2, 3], follower, term);
+        let mut leader = Peer::with_log(config(1), &[1, 2, 3], leader, term);
+        leader.lead();
+        let term = leader.node.term();
+        // The first probe goes out with the election, the second with a heartbeat response.
+        let append = leader.deliver(message(HeartbeatResp, 2, 1, term)).remove(0);
+        assert_eq!((append.kind, append.to), (App, 2));
+        let rejection = follower.deliver(append).remove(0);
+        assert!(rejection.reject);
+        assert_eq!((rejection.reject_hint, rejection.log_term), hint);
+        let next = leader.deliver(rejection).remove(0);
+        assert_eq!((next.index, next.log_term), probe);
+        let accepted = follower.deliver(next).remove(0);
+        assert!(!accepted.reject);
+    }
 }

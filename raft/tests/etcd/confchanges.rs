@@ -4,7 +4,7 @@ use flotilla_raft::confchange::Changer;
 use flotilla_raft::tracker::Tracker;
 
 use crate::datadriven::Case;
-use crate::interaction::parse_changes;
+use crate::interaction::{parse_bool, parse_changes};
 
 /// A configuration without a group around it.
 pub struct Changes {
@@ -31,7 +31,10 @@ impl Changes {
         let changed = match case.command.as_str() {
             "simple" => changer.simple(&changes),
             "enter-joint" => {
-                let auto_leave = case.options().any(|option| option == ("autoleave", "true"));
+                let mut auto_leave = false;
+                for (key, value) in case.options() {
+                    auto_leave = key == "autoleave" && parse_bool(value)?;
+                }
                 changer.enter_joint(auto_leave, &changes)
             }
             "leave-joint" if !changes.is_empty() => {

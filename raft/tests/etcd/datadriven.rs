@@ -30,6 +30,9 @@ pub struct Case {
     pub args: Vec<Arg>,
     pub input: String,
     pub expected: String,
+    /// The line numbers, from 0, of the `----` and of the first line after the expected output.
+    pub separator: usize,
+    pub end: usize,
 }
 
 impl Case {
@@ -72,18 +75,19 @@ pub fn parse(text: &str) -> Result<Vec<Case>, String> {
         }
         let (command, args) = parse_command(&command_line).map_err(|err| format!("line {}: {err}", n + 1))?;
         let mut input = Vec::new();
-        let mut separated = false;
-        for (_, line) in lines.by_ref() {
+        let mut separated = None;
+        for (n, line) in lines.by_ref() {
             if line == "----" {
-                separated = true;
+                separated = Some(n);
                 break;
             }
             input.push(line);
         }
-        if !separated {
+        let Some(separator) = separated else {
             return Err(format!("line {}: no ---- after the command", n + 1));
-        }
+        };
         let mut expected = String::new();
+        let mut end = separator + 1;
         if lines.next_if(|(_, line)| *line == "----").is_some() {
             let mut previous_dashes = false;
             for (_, line) in lines.by_ref() {
@@ -103,15 +107,16 @@ pub fn parse(text: &str) -> Result<Vec<Case>, String> {
                 expected.push_str("----\n");
             }
         } else {
-            for (_, line) in lines.by_ref() {
+            for (n, line) in lines.by_ref() {
                 if line.trim().is_empty() {
                     break;
                 }
+                end = n + 1;
                 let _ = writeln!(expected, "{line}");
             }
         }
         let text = line.trim().to_string();
-        cases.push(Case { line: n + 1, text, command, args, input: input.join("\n"), expected });
+        cases.push(Case { line: n + 1, text, command, args, input: input.join("\n"), expected, separator, end });
     }
     Ok(cases)
 }

@@ -13,6 +13,7 @@ use crate::output::Output;
 
 /// A log in memory, and a state machine that appends all it applies to a text, with a snapshot after every entry.
 /// Whoever asks for a snapshot gets the newest one.
+#[derive(Clone)]
 pub struct NodeStorage {
     pub log: MemoryStorage,
     pub history: Vec<Snapshot>,
@@ -26,7 +27,8 @@ impl NodeStorage {
 
 impl Storage for NodeStorage {
     fn initial_state(&self) -> (HardState, ConfState) {
-        self.log.initial_state()
+        // The same as in the log at first; after a restart, the membership of the state machine.
+        (self.log.hard_state(), self.newest().metadata.conf_state.clone())
     }
 
     fn entries(&self, lo: u64, hi: u64, max_bytes: u64) -> Result<Vec<Entry>, StorageError> {
@@ -93,6 +95,18 @@ impl Environment {
             let raw = RawNode::new(config.clone(), storage, self.output.clone()).map_err(|err| err.to_string())?;
             self.nodes.push(Node { raw, config, append_work: VecDeque::new(), apply_work: VecDeque::new() });
         }
+        Ok(())
+    }
+
+    /// Loses everything that is not on disk, and starts again.
+    pub fn restart(&mut self, id: u64) -> Result<(), String> {
+        let output = self.output.clone();
+        let node = self.node(id)?;
+        let storage = node.raw.storage().clone();
+        node.config.applied = storage.newest().metadata.index;
+        node.append_work.clear();
+        node.apply_work.clear();
+        node.raw = RawNode::new(node.config.clone(), storage, output).map_err(|err| err.to_string())?;
         Ok(())
     }
 

@@ -1,4 +1,5 @@
-//! The directives of the interaction suite (`testdata`), over an [`Environment`].
+//! The directives of the interaction suite (`testdata`), over an [`Environment`]; and our own, for our own scripts:
+//! `read-index i context` and `restart i` (which loses what is not on disk).
 
 use bytes::Bytes;
 use flotilla_raft::{
@@ -78,6 +79,14 @@ fn dispatch(env: &mut Environment, case: &Case) -> Handled {
             env.node(on)?.raw.report_unreachable(about);
             Ok(())
         }
+        // From here on, our own directives.
+        "read-index" => {
+            let context = case.args.get(1).ok_or("the context is missing")?;
+            let context = Bytes::copy_from_slice(context.key.as_bytes());
+            env.node(case.number(0)?)?.raw.read_index(context);
+            Ok(())
+        }
+        "restart" => env.restart(case.number(0)?),
         _ => Err("unknown command".into()),
     }
 }
@@ -102,7 +111,8 @@ fn for_each(
     Ok(())
 }
 
-fn parse_bool(value: &str) -> Result<bool, String> {
+/// The spellings that Go accepts.
+pub fn parse_bool(value: &str) -> Result<bool, String> {
     match value {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),

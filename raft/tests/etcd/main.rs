@@ -1,8 +1,10 @@
-//! Replays the data-driven tests of etcd/raft and compares every byte of output.
+//! Replays the data-driven tests of etcd/raft, and our own scripts of the same form, and compares every byte of output.
 //!
-//! `FLOTILLA_ETCD_RAFT` names the folder with their `testdata`, `quorum/testdata` and `confchange/testdata`; by default
-//! `../../shared/etcd-raft` beside the crate. Arguments choose files by parts of their paths. Prints a line per file,
-//! with the first difference where there is one, and `N commands in M files, K failed` at the end.
+//! `FLOTILLA_ETCD_RAFT` names the folder with etcd/raft's `testdata`, `quorum/testdata` and `confchange/testdata`; by
+//! default `../../shared/etcd-raft` beside the crate. Our scripts are in `tests/scripts`; `FLOTILLA_RECORD=1` writes
+//! down in them what their commands print now. Arguments choose files by parts of their paths. Prints a line per file,
+//! with the first difference where there is one, and `N commands in M files, K failed` for each of the two, etcd/raft's
+//! last.
 
 mod confchanges;
 mod datadriven;
@@ -12,6 +14,7 @@ mod output;
 mod quorums;
 
 use std::any::Any;
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -28,60 +31,89 @@ struct Suite {
     start: fn() -> Handler,
 }
 
-const SUITES: [Suite; 3] = [
-    Suite {
-        folder: "testdata",
-        start: || {
-            let mut env = environment::Environment::new();
-            Box::new(move |case| interaction::run(&mut env, case))
-        },
-    },
+fn interaction() -> Handler {
+    let mut env = environment::Environment::new();
+    Box::new(move |case| interaction::run(&mut env, case))
+}
+
+fn confchanges() -> Handler {
+    let mut changes = confchanges::Changes::new();
+    Box::new(move |case| changes.run(case))
+}
+
+const ETCD_SUITES: [Suite; 3] = [
+    Suite { folder: "testdata", start: interaction },
     Suite { folder: "quorum/testdata", start: || Box::new(quorums::run) },
-    Suite {
-        folder: "confchange/testdata",
-        start: || {
-            let mut changes = confchanges::Changes::new();
-            Box::new(move |case| changes.run(case))
-        },
-    },
+    Suite { folder: "confchange/testdata", start: confchanges },
 ];
+
+const OWN_SUITES: [Suite; 1] = [Suite { folder: "tests/scripts", start: interaction }];
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     if args.iter().any(|arg| arg == "--list") {
-        println!("etcd_data_files: test");
+        println!("data_files: test");
         return ExitCode::SUCCESS;
     }
     let filters: Vec<String> = args.into_iter().filter(|arg| !arg.starts_with('-')).collect();
-    let root = std::env::var_os("FLOTILLA_ETCD_RAFT")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/etcd-raft"), PathBuf::from);
-    if !root.is_dir() {
-        println!("skipped: {} is absent; set FLOTILLA_ETCD_RAFT to a copy of etcd/raft's data", root.display());
-        return ExitCode::SUCCESS;
+    let record = std::env::var_os("FLOTILLA_RECORD").is_some();
+
+    let crate_root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let own = run_suites(crate_root, &OWN_SUITES, &filters, record);
+    println!("own scripts: {own}");
+    let etcd_root =
+        std::env::var_os("FLOTILLA_ETCD_RAFT").map_or_else(|| crate_root.join("../../shared/etcd-raft"), PathBuf::from);
+    if !etcd_root.is_dir() {
+        println!("skipped: {} is absent; set FLOTILLA_ETCD_RAFT to a copy of etcd/raft's data", etcd_root.display());
+        return own.exit_code();
     }
-    let (mut commands, mut files, mut failed) = (0, 0, 0);
-    for Suite { folder, start } in SUITES {
+    let etcd = run_suites(&etcd_root, &ETCD_SUITES, &filters, false);
+    println!("{etcd}");
+    if own.failed > 0 { own.exit_code() } else { etcd.exit_code() }
+}
+
+#[derive(Default)]
+struct Summary {
+    commands: usize,
+    files: usize,
+    failed: usize,
+}
+
+impl Summary {
+    fn exit_code(&self) -> ExitCode {
+        if self.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} commands in {} files, {} failed", self.commands, self.files, self.failed)
+    }
+}
+
+fn run_suites(root: &Path, suites: &[Suite], filters: &[String], record: bool) -> Summary {
+    let mut summary = Summary::default();
+    for Suite { folder, start } in suites {
         for path in files_in(&root.join(folder)) {
-            let name = path.strip_prefix(&root).unwrap_or(&path).display().to_string();
+            let name = path.strip_prefix(root).unwrap_or(&path).display().to_string();
             if !filters.is_empty() && !filters.iter().any(|filter| name.contains(filter)) {
                 continue;
             }
-            files += 1;
-            match run_file(&path, start()) {
+            summary.files += 1;
+            match run_file(&path, start(), record) {
                 Ok(count) => {
-                    commands += count;
+                    summary.commands += count;
                     println!("pass {name} ({count} commands)");
                 }
                 Err((count, difference)) => {
-                    commands += count;
-                    failed += 1;
+                    summary.commands += count;
+                    summary.failed += 1;
                     println!("FAIL {name}: {difference}");
                 }
             }
         }
     }
-    println!("{commands} commands in {files} files, {failed} failed");
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    summary
 }
 
 fn files_in(folder: &Path) -> Vec<PathBuf> {
@@ -96,19 +128,29 @@ fn files_in(folder: &Path) -> Vec<PathBuf> {
     paths
 }
 
-/// Runs the commands of a file up to the first difference. Returns how many were run.
-fn run_file(path: &Path, mut handler: Handler) -> Result<usize, (usize, String)> {
+/// Runs the commands of a file up to the first difference, or writes down what they print. Returns how many were run.
+fn run_file(path: &Path, mut handler: Handler, record: bool) -> Result<usize, (usize, String)> {
     let text = std::fs::read_to_string(path).map_err(|err| (0, err.to_string()))?;
     let cases = datadriven::parse(&text).map_err(|err| (0, err))?;
+    let lines: Vec<&str> = text.lines().collect();
+    let (mut recorded, mut copied) = (String::new(), 0);
     for (n, case) in cases.iter().enumerate() {
         let run = catch_unwind(AssertUnwindSafe(|| handler(case)));
         let mut actual = run.unwrap_or_else(|panic| format!("panic: {}", panic_text(&*panic)));
         if !actual.is_empty() && !actual.ends_with('\n') {
             actual.push('\n');
         }
-        if actual != case.expected {
+        if record {
+            recorded.extend(lines[copied..=case.separator].iter().flat_map(|line| [line, "\n"]));
+            recorded.push_str(&actual);
+            copied = case.end;
+        } else if actual != case.expected {
             return Err((n + 1, difference(case, &actual)));
         }
+    }
+    if record {
+        recorded.extend(lines[copied..].iter().flat_map(|line| [line, "\n"]));
+        std::fs::write(path, recorded).map_err(|err| (cases.len(), err.to_string()))?;
     }
     Ok(cases.len())
 }
