@@ -85,7 +85,9 @@ impl Placement {
 
     /// Builds the driver from all pairs of the system space (those of others are skipped).
     ///
-    /// The caller's store leads the system group in `lead.term` and has applied all that was committed before that term.
+    /// The caller's store leads the system group in `lead.term` and has applied all that was committed before that term. If an
+    /// earlier driver of the *same* term left a batch whose outcome is unknown, that batch may still commit: a read index does not
+    /// wait for it. Commit and apply a further entry of this term first (the log keeps order), then read the pairs.
     pub fn load<K: AsRef<[u8]>>(
         pairs: impl IntoIterator<Item = (K, Bytes)>,
         lead: Lead,
