@@ -113,7 +113,7 @@ fn neighbours_and_scans() {
     assert_eq!(ids(&directory, "d", "f", 10, 0), [3]);
     assert_eq!(ids(&directory, "m", "", 10, 0), [5]);
     assert_eq!(ids(&directory, "d", "", 2, 3), [3, 4]);
-    assert_eq!(ids(&directory, "", "", 10, 9), []);
+    assert_eq!(ids(&directory, "", "", 10, 9), Vec::<u64>::new());
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn a_full_report_takes_the_lead_of_what_it_does_not_name() {
     assert_eq!(directory.keep_led(1, &BTreeSet::from([4])), [2]);
     assert_eq!(directory.leaders_on(1), 1);
     assert_eq!(directory.get(2).expect("still there").leader, None);
-    assert_eq!(directory.keep_led(7, &BTreeSet::new()), []);
+    assert_eq!(directory.keep_led(7, &BTreeSet::new()), Vec::<u64>::new());
 }
 
 #[test]
