@@ -364,6 +364,14 @@ impl World {
         }
     }
 
+    /// The run is over: what was not answered until now stays unknown.
+    pub(crate) fn give_up_all(&mut self) {
+        let open: Vec<RequestId> = self.clients.open.keys().copied().collect();
+        for id in open {
+            self.answered(id, Answer::Unknown);
+        }
+    }
+
     fn learn(&mut self, region_id: u64, error: &RegionError) {
         if let Some(current) = &error.epoch_not_match {
             for region in &current.current {

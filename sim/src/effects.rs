@@ -266,8 +266,6 @@ impl World {
         if let Some((left, _)) = owner.fuse {
             owner.disk.borrow_mut().set_fuse(Some(left));
         }
-        self.before_apply(store, &tasks);
-        let owner = &mut self.stores[store];
         let mut disk = owner.disk.clone();
         let output = owner.lanes[worker].applier.apply(&mut disk, tasks);
         if disk.borrow().is_frozen() {
@@ -287,7 +285,7 @@ impl World {
         self.note_durable(store);
         self.check_applied(store, &output.applied);
         for (id, result) in output.responses {
-            self.check_acknowledged(store, id, &result);
+            self.check_acknowledged(id, &result);
             self.trace.note(&[22, store as u64, id.0, u64::from(result.is_ok())]);
             self.reply(store, id, Answer::of(result));
         }

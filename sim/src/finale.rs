@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use flotilla_proto::store::{PeerStatus, Region};
+use flotilla_proto::store::{PeerRole, PeerStatus, Region};
 use flotilla_raftstore::{RequestId, Target};
 
 use crate::{
@@ -94,6 +94,7 @@ impl World {
 
     /// Checks that the history of each key is linearizable.
     pub fn check_histories(&mut self) {
+        self.give_up_all();
         let verdicts: Vec<String> = self
             .clients
             .history
@@ -194,12 +195,16 @@ impl World {
                     region.peers.iter().any(|peer| peer.id == state.peer_id && peer.store_id == store.id)
                 });
                 let gone = state.status() == PeerStatus::Tombstone && !state.clearing;
-                if !member && !gone {
+                let learner = state.region.as_ref().is_some_and(|region| {
+                    region.peers.iter().any(|peer| peer.id == state.peer_id && peer.role() == PeerRole::Learner)
+                });
+                if !member && !gone && !learner {
                     return Err(format!(
-                        "store {} still has peer {} of region {region_id}, which is no member: {:?}",
+                        "store {} still has peer {} of region {region_id}, which is no member: {:?} {:?}",
                         store.id,
                         state.peer_id,
-                        state.status()
+                        state.status(),
+                        state.region.map(|region| region.peers)
                     ));
                 }
             }

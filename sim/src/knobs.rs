@@ -134,9 +134,9 @@ impl Knobs {
             tick_ms: rng.pick(&[10, 20, 50, 100]),
             election_ticks: rng.within((6, 12)) as u32,
             heartbeat_ticks: rng.within((1, 2)) as u32,
-            clients: rng.within((2, 8)) as usize,
+            clients: rng.within((2, 12)) as usize,
             keys: rng.within((4, 16)),
-            think_us: (200, rng.pick(&[1_000, 10_000, 50_000, 200_000])),
+            think_us: (200, rng.pick(&[1_000, 10_000, 30_000, 100_000])),
             patience_ms: rng.within((200, 3_000)),
             delay_us: (50, rng.pick(&[500, 2_000, 10_000, 30_000])),
             sync_us: (50, rng.pick(&[300, 3_000, 20_000])),
@@ -149,19 +149,21 @@ impl Knobs {
         if rng.chance(200) {
             return knobs;
         }
+        // Each kind of fault is on in about half of the seeds, so that every pair meets and some seeds get much done.
         knobs.loss = rng.pick(&[0, 0, 10, 50, 200]);
         knobs.duplicates = rng.pick(&[0, 10, 100]);
         knobs.stragglers = rng.pick(&[0, 10, 100]);
         knobs.snapshot_loss = rng.pick(&[0, 100, 500]);
         knobs.drift_ppm = rng.pick(&[0, 0, 1_000, 100_000]);
-        knobs.crash_every_ms = rng.pick(&[0, 500, 2_000, 5_000]);
+        knobs.crash_every_ms = rng.pick(&[0, 0, 300, 1_000, 3_000]);
         knobs.power_cuts = rng.pick(&[0, 500, 1_000]);
         knobs.crash_all = rng.pick(&[0, 50, 200]);
-        knobs.down_ms = (10, rng.pick(&[200, 2_000, 6_000]));
-        knobs.cut_every_ms = rng.pick(&[0, 1_000, 4_000]);
-        knobs.cut_ms = (50, rng.pick(&[500, 3_000, 8_000]));
-        knobs.pause_every_ms = rng.pick(&[0, 0, 2_000]);
-        knobs.replay_every_ms = rng.pick(&[0, 100, 1_000]);
+        knobs.down_ms = (10, rng.pick(&[50, 300, 1_500, 6_000]).min(3 * knobs.crash_every_ms.max(100)));
+        knobs.cut_every_ms = rng.pick(&[0, 0, 300, 1_000, 4_000]);
+        knobs.cut_ms = (50, rng.pick(&[500, 3_000, 8_000]).min(3 * knobs.cut_every_ms.max(100)));
+        knobs.pause_every_ms = rng.pick(&[0, 0, 500, 2_000]);
+        knobs.pause_ms = (50, rng.pick(&[300, 3_000]).min(knobs.pause_every_ms.max(100)));
+        knobs.replay_every_ms = rng.pick(&[0, 20, 200]);
         knobs
     }
 

@@ -1,16 +1,20 @@
 //! What must hold at every moment. Each law says what it was broken by.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use flotilla_proto::{
     disk::truncated_state_key,
     flotilla::raft as wire_raft,
-    store::{Epoch, PeerRole, PeerState, PeerStatus, Region, RegionError, TruncatedState},
+    store::{Epoch, Peer, PeerRole, PeerState, PeerStatus, Region, RegionError, TruncatedState},
 };
 use flotilla_raft::{Entry, Payload};
 use flotilla_raftstore::{
     RequestId, Response,
     apply::{Applied, ApplyTask},
+    recover::worker_of,
     wire,
 };
 use prost::Message as _;
@@ -45,15 +49,16 @@ pub(crate) struct Laws {
     votes: BTreeMap<(usize, u64), (u64, u64)>,
     /// (store, region, peer) → epoch as this life of the store had it.
     epochs: BTreeMap<(usize, u64, u64), (u64, u64)>,
-    /// The entry that answers a request.
-    proposals: BTreeMap<RequestId, (u64, u64, u64)>,
-    /// The region before the entries that are being applied.
-    before: BTreeMap<u64, Region>,
+    /// Requests whose entries were seen to be safe.
+    safe: BTreeSet<RequestId>,
+    /// (store, region) → the region as its worker knew it after its last turn.
+    known: BTreeMap<(usize, u64), Arc<Region>>,
 }
 
 impl Laws {
     pub fn started(&mut self, store: usize) {
         self.epochs.retain(|(of, _, _), _| *of != store);
+        self.known.retain(|(of, _), _| *of != store);
     }
 
     pub fn stopped(&mut self, store: usize) {
@@ -110,6 +115,10 @@ impl World {
                     view.truncated, view.applied, view.commit, view.last
                 ));
             }
+            let known = laws.known.entry((store, region_id)).or_insert_with(|| Arc::new(view.region.clone()));
+            if known.epoch != view.region.epoch {
+                *known = Arc::new(view.region.clone());
+            }
             let epoch = laws.epochs.entry((store, region_id, view.peer_id)).or_default();
             let now = rank(view.region.epoch);
             if now.0 < epoch.0 || now.1 < epoch.1 {
@@ -140,26 +149,27 @@ impl World {
                     ));
                 }
             }
-            for (index, ids) in requests {
+            if let Some((index, _)) = requests.last() {
                 let term = entries.iter().find(|entry| entry.index == *index).map_or(0, |entry| entry.term);
-                for id in ids {
-                    self.laws.proposals.insert(*id, (*region_id, *index, term));
-                }
+                self.check_committed(store, *region_id, *index, term);
+                self.laws.safe.extend(requests.iter().flat_map(|(_, ids)| ids));
             }
         }
     }
 
-    /// Before the applier works off tasks: remembers the members that counted until then.
-    pub(crate) fn before_apply(&mut self, store: usize, tasks: &[ApplyTask]) {
-        self.laws.before.clear();
-        let disk = self.stores[store].disk.borrow();
-        for task in tasks {
-            if let ApplyTask::Entries { region_id, requests, .. } = task
-                && !requests.is_empty()
-                && let Some(region) = disk.newest().peer_state(*region_id).and_then(|state| state.region)
-            {
-                self.laws.before.insert(*region_id, region);
-            }
+    /// The leader takes an entry for committed: it must be durable on a quorum of the members that count, crashed ones included.
+    fn check_committed(&mut self, store: usize, region_id: u64, index: u64, term: u64) {
+        let worker = worker_of(region_id, self.knobs.workers);
+        let views = self.stores[store].lanes.get(worker).into_iter().flat_map(|lane| lane.worker.views());
+        let now = views.filter(|view| view.region.id == region_id).map(|view| Arc::new(view.region.clone())).next();
+        // A change of members that came in the same turn may have come after the commit.
+        let known = self.laws.known.get(&(store, region_id)).cloned();
+        let safe = now.iter().chain(&known).any(|region| self.is_durable_on_quorum(region, index, term));
+        if !safe {
+            self.broken(format!(
+                "what is committed is durable on a quorum: region {region_id} at {index}, term {term}, on store {}",
+                store + 1
+            ));
         }
     }
 
@@ -214,29 +224,21 @@ impl World {
     }
 
     /// A client is about to be told that its write was applied.
-    pub(crate) fn check_acknowledged(&mut self, store: usize, id: RequestId, result: &Result<Response, RegionError>) {
-        let Some((region_id, index, term)) = self.laws.proposals.remove(&id) else { return };
-        if !matches!(result, Ok(Response::Written(_))) {
-            return;
-        }
-        let now = self.stores[store].disk.borrow().newest().peer_state(region_id).and_then(|state| state.region);
-        let before = self.laws.before.get(&region_id).cloned();
-        let safe = now.iter().chain(&before).any(|region| self.is_durable_on_quorum(region, index, term));
-        if !safe {
-            self.broken(format!(
-                "what is acknowledged is durable on a quorum: request {} of region {region_id} at {index}, term {term}",
-                id.0
-            ));
+    pub(crate) fn check_acknowledged(&mut self, id: RequestId, result: &Result<Response, RegionError>) {
+        if matches!(result, Ok(Response::Written(_))) && !self.laws.safe.remove(&id) {
+            self.broken(format!("only committed writes are acknowledged: request {}", id.0));
         }
     }
 
     fn is_durable_on_quorum(&self, region: &Region, index: u64, term: u64) -> bool {
-        let voters: Vec<usize> = region
-            .peers
-            .iter()
-            .filter(|peer| peer.role() == PeerRole::Voter)
-            .map(|peer| peer.store_id as usize - 1)
-            .collect();
+        // A member whose removal is applied on its own store counts no more, whether the leader has come to that or not.
+        let counts = |peer: &&Peer| {
+            let disk = self.stores[peer.store_id as usize - 1].disk.borrow();
+            let removed = disk.durable().peer_state(region.id).is_some_and(|state| state.min_peer_id > peer.id);
+            peer.role() == PeerRole::Voter && !removed
+        };
+        let voters: Vec<usize> =
+            region.peers.iter().filter(counts).map(|peer| peer.store_id as usize - 1).collect();
         let holds = |store: &&usize| {
             let disk = self.stores[**store].disk.borrow();
             let durable = disk.durable();
