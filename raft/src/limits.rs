@@ -7,3 +7,7 @@ pub(crate) const NUMBER_MAX: u64 = 1 << 62;
 /// Message buffers that have grown beyond this many messages are given back when they are emptied, so that a burst in
 /// one of many groups does not hold memory for good.
 pub(crate) const KEPT_MESSAGES_MAX: usize = 8;
+
+/// Read requests that may wait on a leader; further ones are dropped. Peers can ask for reads without limit, and an
+/// answer is a few heartbeats away or will not come.
+pub(crate) const WAITING_READS_MAX: usize = 1 << 14;

@@ -223,6 +223,7 @@ impl<S: Storage, O: Observer> RawNode<S, O> {
     }
 
     /// Like [`apply_conf_change`](RawNode::apply_conf_change), but a change that does not fit changes nothing.
+    /// Only a faulty leader commits such a change: who does not trust its peers stops this one then.
     pub fn try_apply_conf_change(&mut self, change: &ConfChangeV2) -> Result<ConfState, ConfChangeError> {
         self.raft.apply_conf_change(change)
     }

@@ -53,6 +53,11 @@ impl ReadOnly {
         self.waiting.push_back((request, commit));
     }
 
+    /// The number of requests that wait.
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// The number of requests so far.
     pub fn position(&self) -> u64 {
         self.confirmed + self.waiting.len() as u64

@@ -4,8 +4,9 @@ use alloc::vec;
 
 use crate::config::ReadOnlyOption;
 use crate::error::StepError;
+use crate::limits::WAITING_READS_MAX;
 use crate::message::{Entry, Message, MessageType, NONE, Payload};
-use crate::observer::Observer;
+use crate::observer::{Observer, debug};
 use crate::raft::Raft;
 use crate::read_only::{ReadRequest, ReadState};
 use crate::storage::Storage;
@@ -23,7 +24,9 @@ impl ReadRequest {
 impl<S: Storage, O: Observer> Raft<S, O> {
     /// Takes a read request on the leader.
     pub(super) fn read_index(&mut self, request: ReadRequest) {
-        if !self.has_committed_in_term() {
+        if self.postponed_reads.len() + self.read_only.len() >= WAITING_READS_MAX {
+            debug!(self.obs, "{:x} dropping a read, as {WAITING_READS_MAX} are waiting", self.config.id);
+        } else if !self.has_committed_in_term() {
             // The commit index of a new leader may lie behind what its predecessor acknowledged.
             self.postponed_reads.push(request);
         } else if self.is_only_voter() {

@@ -156,6 +156,7 @@ proptest! {
             storage.append(&entries(&[1, 1, 2]));
             storage.set_hard_state(HardState { term: 2, commit: 1, vote: NONE });
         });
+        peer.trusts_leader = false;
         for input in inputs {
             let committed = peer.node.commit_index();
             match input {

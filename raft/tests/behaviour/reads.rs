@@ -207,3 +207,27 @@ fn reads_are_confirmed_by_a_smaller_quorum() {
     peer.acknowledge(2);
     assert_eq!(peer.reads.len(), 1);
 }
+
+/// G1, faults.md: what peers can ask for is bounded.
+#[test]
+fn waiting_reads_are_bounded() {
+    let mut peer = Peer::new(1, &[1, 2, 3]);
+    peer.lead();
+    for committed in [false, true] {
+        for n in 0..20_000u32 {
+            let entries = vec![Entry { payload: data(&n.to_string()), ..Entry::default() }];
+            peer.node.step(Message { entries, ..message(ReadIndex, 2, 1, 0) }).unwrap();
+            if n % 100 == 0 {
+                peer.drain();
+            }
+        }
+        if !committed {
+            peer.acknowledge(2);
+        }
+    }
+    peer.node.tick();
+    let context = peer.drain().pop().unwrap().context;
+    let answers = peer.deliver(Message { context, ..message(HeartbeatResp, 3, 1, 1) });
+    let answers = answers.iter().filter(|message| message.kind == ReadIndexResp).count();
+    assert!((10_000..20_000).contains(&answers), "{answers}");
+}
