@@ -4,9 +4,9 @@ use std::{future::Future, time::Duration};
 
 use flotilla_proto::{
     admin::{
-        ChecksumRequest, ChecksumResponse, ClusterStatusRequest, ClusterStatusResponse, CreateKeyspaceRequest, GetRegionRequest,
-        ListKeyspacesRequest, ListStoresRequest, LocateRequest, RegionCommandRequest, admin_client::AdminClient,
-        region_command_request::Command,
+        ChecksumRequest, ChecksumResponse, ClusterStatusRequest, ClusterStatusResponse, CreateKeyspaceRequest,
+        GetRegionRequest, ListKeyspacesRequest, ListStoresRequest, LocateRequest, RegionCommandRequest,
+        admin_client::AdminClient, region_command_request::Command,
     },
     placement::{Keyspace, RegionInfo, ScanRegionsRequest, Store},
     store::{Epoch, Region, Space},
@@ -48,10 +48,27 @@ impl Admin {
         Ok(answer.stores)
     }
 
-    /// Regions in key order.
+    /// Regions in key order, the system's first if asked for; `limit` 0 is no limit.
     pub async fn regions(&self, request: ScanRegionsRequest) -> Result<Vec<RegionInfo>> {
-        let send = async |mut client: AdminClient<Channel>| client.list_regions(request.clone()).await;
-        Ok(self.read("region list", send).await?.regions)
+        let mut regions: Vec<RegionInfo> = Vec::new();
+        let mut request = request;
+        let wanted = if request.limit == 0 { usize::MAX } else { request.limit as usize };
+        loop {
+            let left = wanted - regions.len();
+            request.limit = u32::try_from(left).unwrap_or(u32::MAX).min(limits::REGIONS_PAGE);
+            let send = async |mut client: AdminClient<Channel>| client.list_regions(request.clone()).await;
+            let mut page = self.read("region list", send).await?.regions;
+            page.truncate(left);
+            let full = page.len() >= request.limit as usize;
+            let end = page.last().and_then(|info| info.region.as_ref()).map(|region| region.end_key.clone());
+            regions.extend(page);
+            match end {
+                Some(end) if full && regions.len() < wanted && !end.is_empty() => {
+                    request = ScanRegionsRequest { start_key: end, with_system: false, ..request };
+                }
+                _ => return Ok(regions),
+            }
+        }
     }
 
     /// One region.
@@ -134,14 +151,23 @@ impl Admin {
                 Code::Aborted | Code::Unimplemented | Code::PermissionDenied | Code::Unauthenticated => {
                     return Err(Error::Failed(failure));
                 }
+                Code::OutOfRange => return Err(Error::Invalid(failure)),
                 _ if may_repeat(&status) => reasons.push(failure.reason),
+                // From the service itself, which says so only of what it did not do; a lost connection has a source.
+                Code::Unavailable | Code::ResourceExhausted if std::error::Error::source(&status).is_none() => {
+                    return Err(Error::Failed(failure));
+                }
                 _ => return Err(Error::Unknown(failure)),
             }
         }
         Err(Error::failed(operation, reasons.join("; ")))
     }
 
-    async fn ask<T, F>(&self, endpoint: &str, send: &impl Fn(AdminClient<Channel>) -> F) -> Result<std::result::Result<T, Status>>
+    async fn ask<T, F>(
+        &self,
+        endpoint: &str,
+        send: &impl Fn(AdminClient<Channel>) -> F,
+    ) -> Result<std::result::Result<T, Status>>
     where
         F: Future<Output = std::result::Result<Response<T>, Status>>,
     {

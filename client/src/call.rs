@@ -33,6 +33,7 @@ pub(crate) struct Call {
     retry_unknown: bool,
     deadline: Instant,
     pause: Duration,
+    pause_max: Duration,
     /// Set once an attempt may have taken effect. Invariant: never set for a read.
     uncertain: bool,
     last_reason: String,
@@ -46,6 +47,7 @@ impl Call {
             retry_unknown: kind == Kind::Write && options.retry_unknown,
             deadline: Instant::now() + options.deadline,
             pause: limits::BACKOFF_MIN,
+            pause_max: options.pause_max,
             uncertain: false,
             last_reason: String::new(),
         }
@@ -93,7 +95,7 @@ impl Call {
     /// Waits before the next attempt, a little longer each time. Fails if the deadline would pass meanwhile.
     pub(crate) async fn back_off(&mut self, reason: impl Into<String>) -> Result<()> {
         let pause = jitter(self.pause);
-        self.pause = (self.pause * 2).min(limits::BACKOFF_MAX);
+        self.pause = (self.pause * 2).min(self.pause_max);
         self.wait(pause, reason).await
     }
 

@@ -12,8 +12,11 @@ use std::{
 
 use bytes::Bytes;
 use flotilla_proto::tikv::{
-    keyspacepb::{LoadKeyspaceRequest, keyspace_client::KeyspaceClient},
-    pdpb::{GetMembersRequest, GetRegionRequest, GetStoreRequest, RequestHeader, ResponseHeader, pd_client::PdClient},
+    keyspacepb::{LoadKeyspaceRequest, LoadKeyspaceResponse, keyspace_client::KeyspaceClient},
+    pdpb::{
+        ErrorType, GetMembersRequest, GetMembersResponse, GetRegionRequest, GetRegionResponse, GetStoreRequest,
+        GetStoreResponse, RequestHeader, ResponseHeader, pd_client::PdClient,
+    },
 };
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -50,14 +53,14 @@ impl Directory {
         if endpoints.is_empty() {
             return Err(Error::invalid("connect", "no endpoints are given"));
         }
-        let mut directory = Directory { cluster_id: 0, endpoints, current: AtomicUsize::new(0), stores: Mutex::default() };
+        let mut directory =
+            Directory { cluster_id: 0, endpoints, current: AtomicUsize::new(0), stores: Mutex::default() };
         let mut call = Call::new("connect", Kind::Read, &Options { deadline, ..Options::default() });
-        let members =
-            directory
-                .ask(channels, &mut call, |channel| async move {
-                    PdClient::new(channel).get_members(GetMembersRequest::default()).await
-                })
-                .await?;
+        let members = directory
+            .ask(channels, &mut call, |channel| async move {
+                PdClient::new(channel).get_members(GetMembersRequest::default()).await
+            })
+            .await?;
         check(&members.header, &call)?;
         directory.cluster_id = members.header.map_or(0, |header| header.cluster_id);
         for url in members.members.into_iter().flat_map(|member| member.client_urls) {
@@ -99,7 +102,8 @@ impl Directory {
             return Ok(Arc::clone(&known.address));
         }
         let request = GetStoreRequest { header: Some(self.header()), store_id };
-        let answer = self.ask(channels, call, |channel| async move { PdClient::new(channel).get_store(request).await }).await?;
+        let answer =
+            self.ask(channels, call, |channel| async move { PdClient::new(channel).get_store(request).await }).await?;
         check(&answer.header, call)?;
         let store = answer.store.filter(|store| !store.address.is_empty());
         let store = store.ok_or_else(|| call.refuse(format!("store {store_id} is not known to the cluster")))?;
@@ -131,8 +135,8 @@ impl Directory {
         Ok(keyspace.id)
     }
 
-    /// Asks the endpoints in turn until one answers.
-    async fn ask<T, F>(&self, channels: &Channels, call: &mut Call, send: impl Fn(Channel) -> F) -> Result<T>
+    /// Asks the endpoints in turn until one answers, were it with an error that will not pass.
+    async fn ask<T: Headed, F>(&self, channels: &Channels, call: &mut Call, send: impl Fn(Channel) -> F) -> Result<T>
     where
         F: Future<Output = std::result::Result<Response<T>, Status>>,
     {
@@ -142,7 +146,10 @@ impl Directory {
             let reason = match channels.get(endpoint)? {
                 None => format!("{endpoint} cannot be reached"),
                 Some(channel) => match call.attempt(send(channel)).await {
-                    Ok(answer) => return Ok(answer),
+                    Ok(answer) => match passing_error(answer.header()) {
+                        None => return Ok(answer),
+                        Some(message) => format!("{endpoint}: {message}"),
+                    },
                     Err(status) => {
                         if never_sent(&status) {
                             channels.avoid(endpoint);
@@ -163,6 +170,29 @@ impl Directory {
     fn header(&self) -> RequestHeader {
         RequestHeader { cluster_id: self.cluster_id, ..RequestHeader::default() }
     }
+}
+
+/// An answer of the directory.
+trait Headed {
+    fn header(&self) -> &Option<ResponseHeader>;
+}
+
+macro_rules! headed {
+    ($($answer:ident)*) => {$(
+        impl Headed for $answer {
+            fn header(&self) -> &Option<ResponseHeader> {
+                &self.header
+            }
+        }
+    )*};
+}
+
+headed! { GetMembersResponse GetRegionResponse GetStoreResponse LoadKeyspaceResponse }
+
+/// An error that another try may not meet: the placement driver is on the move, or the cluster is just beginning.
+fn passing_error(header: &Option<ResponseHeader>) -> Option<&str> {
+    let error = header.as_ref()?.error.as_ref()?;
+    matches!(error.r#type(), ErrorType::Unknown | ErrorType::NotBootstrapped).then_some(error.message.as_str())
 }
 
 fn header_error(header: &Option<ResponseHeader>) -> Option<&str> {

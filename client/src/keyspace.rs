@@ -41,7 +41,9 @@ impl Keyspace {
     pub fn user_key(self, request_key: &Bytes) -> Option<Bytes> {
         match self {
             Keyspace::V1 => Some(request_key.clone()),
-            Keyspace::V2 { id } => request_key.starts_with(&(RAW_MODE | id).to_be_bytes()).then(|| request_key.slice(4..)),
+            Keyspace::V2 { id } => {
+                request_key.starts_with(&(RAW_MODE | id).to_be_bytes()).then(|| request_key.slice(4..))
+            }
         }
     }
 

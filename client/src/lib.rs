@@ -43,6 +43,8 @@ pub struct Options {
     /// (repeating a blind write is harmless); with several writers a late repeat may undo another's write. Compare-and-swap is never
     /// sent again.
     pub retry_unknown: bool,
+    /// The largest pause between two attempts. Shorter finds a new leader sooner, and costs the stores more meanwhile.
+    pub pause_max: Duration,
     /// Connections to each store, used in turn.
     pub connections_per_store: usize,
     /// Requests that one batch call keeps in flight at once.
@@ -56,6 +58,7 @@ impl Default for Options {
         Options {
             deadline: limits::DEADLINE,
             retry_unknown: false,
+            pause_max: limits::BACKOFF_MAX,
             connections_per_store: limits::CONNECTIONS_PER_STORE,
             batch_concurrency: limits::BATCH_CONCURRENCY,
             tls: None,
@@ -83,7 +86,10 @@ impl Client {
     }
 
     /// Connects to a cluster of which some stores listen at `endpoints` (host:port).
-    pub async fn connect_with<S: Into<String>>(endpoints: impl IntoIterator<Item = S>, options: Options) -> Result<Client> {
+    pub async fn connect_with<S: Into<String>>(
+        endpoints: impl IntoIterator<Item = S>,
+        options: Options,
+    ) -> Result<Client> {
         let endpoints: Vec<String> = endpoints.into_iter().map(Into::into).collect();
         let channels = Channels::new(options.connections_per_store, options.tls.clone())?;
         let directory = Directory::connect(endpoints, &channels, options.deadline).await?;

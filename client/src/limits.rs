@@ -48,3 +48,6 @@ pub const BACKOFF_MAX: Duration = Duration::from_millis(100);
 
 /// The age at which a store's address is asked for again once the store cannot be reached.
 pub const ADDRESS_AGE: Duration = Duration::from_secs(1);
+
+/// Regions asked for at once by the admin client; an answer of a megabyte or so.
+pub const REGIONS_PAGE: u32 = 4096;

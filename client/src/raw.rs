@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use flotilla_proto::tikv::kvrpcpb::{
-    KvPair, RawBatchDeleteRequest, RawBatchGetRequest, RawBatchPutRequest, RawCasRequest, RawDeleteRangeRequest, RawDeleteRequest,
-    RawGetKeyTtlRequest, RawGetRequest, RawPutRequest,
+    KvPair, RawBatchDeleteRequest, RawBatchGetRequest, RawBatchPutRequest, RawCasRequest, RawDeleteRangeRequest,
+    RawDeleteRequest, RawGetKeyTtlRequest, RawGetRequest, RawPutRequest,
 };
 use futures::{StreamExt, stream::FuturesUnordered};
 
@@ -121,7 +121,13 @@ impl Raw {
         let call = self.call("raw batch get", Kind::Read);
         let keys = self.request_keys(keys);
         let answers = self
-            .batch(call, keys, Bytes::len, |key| key, |keys| RawBatchGetRequest { keys, ..RawBatchGetRequest::default() })
+            .batch(
+                call,
+                keys,
+                Bytes::len,
+                |key| key,
+                |keys| RawBatchGetRequest { keys, ..RawBatchGetRequest::default() },
+            )
             .await?;
         let mut pairs = Vec::new();
         for answer in answers {
@@ -154,8 +160,14 @@ impl Raw {
     pub async fn batch_delete<K: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = K>) -> Result<()> {
         let call = self.call("raw batch delete", Kind::Write);
         let keys = self.request_keys(keys);
-        self.batch(call, keys, Bytes::len, |key| key, |keys| RawBatchDeleteRequest { keys, ..RawBatchDeleteRequest::default() })
-            .await?;
+        self.batch(
+            call,
+            keys,
+            Bytes::len,
+            |key| key,
+            |keys| RawBatchDeleteRequest { keys, ..RawBatchDeleteRequest::default() },
+        )
+        .await?;
         Ok(())
     }
 
@@ -186,7 +198,12 @@ impl Raw {
     }
 
     /// The pairs in [start, end) from the largest key down, at most `limit`; an empty `end` is no bound.
-    pub async fn scan_reverse(&self, start: impl AsRef<[u8]>, end: impl AsRef<[u8]>, limit: usize) -> Result<Vec<Pair>> {
+    pub async fn scan_reverse(
+        &self,
+        start: impl AsRef<[u8]>,
+        end: impl AsRef<[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Pair>> {
         self.scan_pages(start, end).reverse().collect(limit).await
     }
 
@@ -230,8 +247,11 @@ impl Raw {
     async fn delete_in_region(&self, start: &Bytes, end: &Bytes, call: &mut Call) -> Result<Option<Bytes>> {
         let route = self.inner.locate(&self.keyspace.route_key(start), call).await?;
         let end_key = lower_end(&self.keyspace.request_bound(&route.end), end);
-        let request =
-            RawDeleteRangeRequest { start_key: start.clone(), end_key: end_key.clone(), ..RawDeleteRangeRequest::default() };
+        let request = RawDeleteRangeRequest {
+            start_key: start.clone(),
+            end_key: end_key.clone(),
+            ..RawDeleteRangeRequest::default()
+        };
         let answer = self.inner.send(&route, self.keyspace, &request, call).await?;
         Ok(answer.map(|_| end_key))
     }
@@ -268,7 +288,8 @@ impl Raw {
                     let Some((route, part)) = waiting.next() else { break };
                     let request = request_of(part.clone());
                     let mut call = call.part();
-                    running.push(async move { (self.inner.send(&route, self.keyspace, &request, &mut call).await, part) });
+                    running
+                        .push(async move { (self.inner.send(&route, self.keyspace, &request, &mut call).await, part) });
                 }
                 match running.next().await {
                     None => break,

@@ -78,7 +78,8 @@ impl Route {
     }
 
     fn is_newer_than(&self, other: &RegionEpoch) -> bool {
-        self.epoch.version > other.version || (self.epoch.version == other.version && self.epoch.conf_ver > other.conf_ver)
+        self.epoch.version > other.version
+            || (self.epoch.version == other.version && self.epoch.conf_ver > other.conf_ver)
     }
 
     fn overlaps(&self, other: &Route) -> bool {

@@ -23,7 +23,10 @@ pub(crate) trait RegionRequest: Clone + Send {
     /// Puts in which region and peer the request is for.
     fn set_context(&mut self, context: Context);
     /// Sends it.
-    fn send(self, client: TikvClient<Channel>) -> impl Future<Output = std::result::Result<Response<Self::Answer>, Status>> + Send;
+    fn send(
+        self,
+        client: TikvClient<Channel>,
+    ) -> impl Future<Output = std::result::Result<Response<Self::Answer>, Status>> + Send;
 }
 
 /// An answer from one region.

@@ -102,12 +102,15 @@ mod tests {
     #[test]
     fn region_errors_say_where_to_go() {
         let leader = Some(Peer { store_id: 7, ..Peer::default() });
-        let not_leader =
-            |leader| errorpb::Error { not_leader: Some(errorpb::NotLeader { leader, ..Default::default() }), ..Default::default() };
+        let not_leader = |leader| errorpb::Error {
+            not_leader: Some(errorpb::NotLeader { leader, ..Default::default() }),
+            ..Default::default()
+        };
         assert_eq!(of_region_error(&not_leader(leader)).0, Verdict::Leader(7));
         assert_eq!(of_region_error(&not_leader(None)).0, Verdict::NextPeer);
         assert_eq!(of_region_error(&not_leader(Some(Peer::default()))).0, Verdict::NextPeer);
-        let moved = errorpb::Error { region_not_found: Some(errorpb::RegionNotFound { region_id: 1 }), ..Default::default() };
+        let moved =
+            errorpb::Error { region_not_found: Some(errorpb::RegionNotFound { region_id: 1 }), ..Default::default() };
         assert_eq!(of_region_error(&moved).0, Verdict::Moved(vec![]));
     }
 

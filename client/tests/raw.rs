@@ -19,7 +19,8 @@ async fn connect(fake: &Fake, options: Options) -> Client {
 
 /// Puts 500 keys, then compares scans of many ranges, limits and both directions with what an ordered map says.
 async fn scans_agree_with_a_map(raw: &Raw) {
-    let model: BTreeMap<String, String> = (0..1500).map(|n| (format!("k{:04}", n * 7 % 1500), format!("v{n}"))).collect();
+    let model: BTreeMap<String, String> =
+        (0..1500).map(|n| (format!("k{:04}", n * 7 % 1500), format!("v{n}"))).collect();
     raw.batch_put(model.iter().map(|(key, value)| pair(key, value)), None).await.unwrap();
     let ends = ["", "a", "k0000", "k0123x", "k0500", "k1000", "k1499", "z"];
     for start in ends {
@@ -126,7 +127,10 @@ async fn nothing_sent_is_a_definite_failure() {
     let fake = Fake::start(2).await;
     let client = connect(&fake, Options { deadline: Duration::from_millis(300), ..Options::default() }).await;
     let nowhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let gone = Client::connect_with([nowhere.to_string()], Options { deadline: Duration::from_millis(100), ..Options::default() });
+    let gone = Client::connect_with(
+        [nowhere.to_string()],
+        Options { deadline: Duration::from_millis(100), ..Options::default() },
+    );
     assert!(matches!(gone.await, Err(Error::Failed(_))));
     // No store leads: each points at the other.
     fake.state.lock().leaders.insert(1, 9);

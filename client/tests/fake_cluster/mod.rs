@@ -67,7 +67,8 @@ struct Service {
 impl Fake {
     /// Starts `stores` stores with one region over everything, led by store 1.
     pub async fn start(stores: u64) -> Fake {
-        let incoming: Vec<TcpIncoming> = (0..stores).map(|_| TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap()).collect();
+        let incoming: Vec<TcpIncoming> =
+            (0..stores).map(|_| TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap()).collect();
         let addresses = incoming.iter().map(|incoming| incoming.local_addr().unwrap().to_string()).collect();
         let fake = Fake { state: Arc::default(), addresses, requests: Arc::default() };
         {
@@ -366,7 +367,8 @@ impl keyspace_server::Keyspace for Service {
     async fn load_keyspace(&self, request: Request<LoadKeyspaceRequest>) -> Answer<LoadKeyspaceResponse> {
         let name = request.into_inner().name;
         if name != "DEFAULT" {
-            let error = pdpb::Error { r#type: pdpb::ErrorType::EntryNotFound.into(), message: format!("no keyspace {name}") };
+            let error =
+                pdpb::Error { r#type: pdpb::ErrorType::EntryNotFound.into(), message: format!("no keyspace {name}") };
             let header = Some(ResponseHeader { cluster_id: 42, error: Some(error) });
             return Ok(Response::new(LoadKeyspaceResponse { header, ..Default::default() }));
         }
