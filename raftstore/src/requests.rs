@@ -120,7 +120,11 @@ impl<L: LogReader> Peer<L> {
         let kind = match change.kind() {
             PeerChangeKind::AddLearner => ConfChangeType::AddLearnerNode,
             PeerChangeKind::AddVoter => {
-                let lag = self.raft.progress_of(peer_id).map_or(u64::MAX, |progress| self.raft.last_index() - progress.match_index);
+                // One that has answered nothing yet has everything to catch up with, however short the log is.
+                let Some(progress) = self.raft.progress_of(peer_id).filter(|progress| progress.match_index > 0) else {
+                    return Err(refusal::busy(format!("peer {peer_id} has no data yet and cannot be promoted")));
+                };
+                let lag = self.raft.last_index() - progress.match_index;
                 if lag > PROMOTE_LAG_ENTRIES {
                     return Err(refusal::busy(format!("peer {peer_id} lags by {lag} entries and cannot be promoted yet")));
                 }
