@@ -1,10 +1,18 @@
 //! `flotilla serve`: one store in this process.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    io::{IsTerminal as _, stderr},
+    net::SocketAddr,
+    path::PathBuf,
+};
 
-use anyhow::{Context as _, Result};
-use flotilla_server::{Started, config::Config};
+use anyhow::{Context as _, Result, anyhow};
+use flotilla_server::{
+    Started,
+    config::{Config, Log, LogFormat},
+};
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -51,10 +59,22 @@ pub async fn run(args: Args) -> Result<()> {
         println!("the configuration is good");
         return Ok(());
     }
+    start_log(&config.log)?;
     let started = |store: Started| {
         println!("flotilla: store {} of cluster {} serves {}", store.store_id, store.cluster_id, store.address);
     };
     flotilla_server::run(config, started, stop_signal()?).await.context("the store cannot run")
+}
+
+/// Log lines go to standard error.
+fn start_log(log: &Log) -> Result<()> {
+    let filter = EnvFilter::try_new(&log.level).with_context(|| format!("log.level {:?} makes no sense", log.level))?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
+    let started = match log.format {
+        LogFormat::Text => lines.with_ansi(stderr().is_terminal()).try_init(),
+        LogFormat::Json => lines.json().try_init(),
+    };
+    started.map_err(|error| anyhow!("cannot start the log: {error}"))
 }
 
 /// The configuration file, if any, with the flags applied to it.

@@ -34,6 +34,9 @@ pub struct Outage {
     pub value: Bytes,
 }
 
+/// Tries to reach each range before the kill.
+const WARM_UP_ATTEMPTS: usize = 20;
+
 /// Probers that know their ranges and are connected, so that they measure the cluster and not themselves.
 pub struct Probers {
     raw: Raw,
@@ -51,7 +54,15 @@ impl Probers {
         for region in regions.iter().filter_map(|info| info.region.as_ref()) {
             let key = [prefix.max(&region.start_key), b"\0probe"].concat();
             if key.starts_with(prefix) && (region.end_key.is_empty() || key[..] < region.end_key[..]) {
-                raw.get(&key).await.context("a range cannot be read before anything was killed")?;
+                // Attempts are short, and the writers keep the machine busy.
+                let mut warmed = raw.get(&key).await;
+                for _ in 1..WARM_UP_ATTEMPTS {
+                    if warmed.is_ok() {
+                        break;
+                    }
+                    warmed = raw.get(&key).await;
+                }
+                warmed.context("a range cannot be read before anything was killed")?;
                 targets.push((region.id, key));
             }
         }

@@ -57,7 +57,7 @@ impl fmt::Display for Report {
         let Replicas { regions, compared, differing } = &self.replicas;
         writeln!(
             f,
-            "  replicas              {compared} of {regions} regions compared, {} regions differ",
+            "  replicas              {compared} replicas of {regions} regions compared, {} regions differ",
             differing.len()
         )?;
         writeln!(f, "  unavailable ranges    after the kill, one prober for each range:")?;
@@ -72,16 +72,16 @@ impl fmt::Display for Report {
             distribution(self.outages.iter().map(|outage| outage.read).collect())
         )?;
         for (label, in_bucket) in buckets(&self.outages) {
-            writeln!(f, "    {label:<18}  {in_bucket:>3} ranges {}", "#".repeat(in_bucket))?;
+            writeln!(f, "    {label:<18}  {in_bucket:>3} {}", "#".repeat(in_bucket))?;
         }
         let late = self.outages.iter().filter(|outage| longest(outage) > OUTAGE_GOAL).count();
         if late > 0 {
             writeln!(f, "    {late} ranges needed more than {} ms: is the machine busy?", OUTAGE_GOAL.as_millis())?;
         }
-        for (when, stats) in [("until the kill", &self.before_kill), ("in the end", &self.after)] {
+        for (when, stats) in [("shared until the kill", &self.before_kill), ("shared in the end", &self.after)] {
             writeln!(
                 f,
-                "  sharing {when:<14}entries per fsync {}, entries per batch {}, messages per frame {}, frames per loop {}",
+                "  {when:<22}entries per fsync {}, entries per batch {}, messages per frame {}, frames per loop {}",
                 ratio(stats.entries_appended, stats.fsyncs),
                 ratio(stats.entries_appended, stats.log_batches),
                 ratio(stats.messages_sent, stats.frames_sent),
