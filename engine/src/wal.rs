@@ -14,9 +14,10 @@
 //! Files that are missing: RocksDB's manifest names the synced logs that were followed by another (and their sizes); the newest one is
 //! named by a file of ours ([`NEWEST_WAL`]), rewritten when the log moves on to its next file, once per memtable.
 //!
-//! Log files are not recycled, although that saves up to half of a sync: a recycled file ends in garbage, so that RocksDB can only go by
-//! the sequence numbers to decide whether the next file continues it, and stops *silently* where they do not; an ingest takes sequence
-//! numbers without writing to the log.
+//! Log files are not recycled, although overwriting an old file may save a part of each sync. The length of a recycled file says nothing,
+//! so that there is nothing to claim; and RocksDB goes by sequence numbers to decide whether the next file continues a file that ends in
+//! old records. An ingest takes sequence numbers without writing to the log. Should the power fail before the disk knows that a full file
+//! was cut to its length, which nothing syncs, the replay ends there, before synced data; tried out, RocksDB 11.8 then refuses to open.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
@@ -385,5 +386,45 @@ mod tests {
         data[2 * BLOCK_BYTES..2 * BLOCK_BYTES + 4096].fill(0);
         let read = read_file(&data);
         assert_eq!((read.sound_bytes, read.claim), (ends[0], claim(3)));
+    }
+
+    /// Were a claim to end inside a batch that is being written during a sync, that batch, torn by a crash, would look like damage.
+    #[test]
+    fn claims_end_where_batches_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = crate::Engine::open(dir.path(), &crate::Options::default()).unwrap();
+        let mut first = flotilla_proto::disk::WriteBatch::new();
+        first.put(flotilla_proto::disk::Cf::Default, vec![9], vec![0]);
+        engine.write(&first).unwrap();
+        engine.sync().unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..2u8 {
+                let engine = &engine;
+                scope.spawn(move || {
+                    for number in 0..60u8 {
+                        let mut batch = flotilla_proto::disk::WriteBatch::new();
+                        batch.put(flotilla_proto::disk::Cf::Default, vec![thread, number], vec![0; 50_000]);
+                        engine.write(&batch).unwrap();
+                    }
+                });
+            }
+            (0..40).for_each(|_| engine.sync().unwrap());
+        });
+        engine.sync().unwrap();
+        let number = numbers(dir.path()).unwrap().pop().unwrap();
+        let data = fs::read(path(dir.path(), number)).unwrap();
+        let (mut ends, mut claims, mut at) = (vec![0], Vec::new(), 0);
+        while let Some(fragment) = fragment_at(&data, at) {
+            claims.extend(Claim::decode(fragment.payload).filter(|_| matches!(fragment.kind, FULL | FIRST)));
+            at = fragment.end;
+            if matches!(fragment.kind, FULL | LAST) {
+                ends.push(at as u64);
+            }
+        }
+        assert_eq!(at, data.len());
+        assert!(claims.iter().any(|claim| claim.bytes > 0));
+        for claim in claims {
+            assert!(claim.file == number && ends.contains(&claim.bytes), "{claim:?}");
+        }
     }
 }
