@@ -38,14 +38,14 @@ fmt-check:
 
 lint: deps
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" $(CARGO) doc --workspace --no-deps
 
 # RocksDB is C++, and its Rust bindings are made with libclang.
 deps:
 	@missing=""; \
 	for tool in $(CARGO) g++ gcc make; do command -v $$tool >/dev/null 2>&1 || missing="$$missing $$tool"; done; \
 	if [ -n "$$missing" ]; then \
-	  echo "missing:$$missing. Rust comes from https://rustup.rs, the others with: apt-get install build-essential" >&2; exit 1; \
+	  echo "missing:$$missing. Rust comes with rustup, the others with: apt-get install build-essential" >&2; exit 1; \
 	fi
 	@if tools/find-libclang; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ]; then as_root=""; elif command -v sudo >/dev/null 2>&1; then as_root=sudo; else as_root=none; fi; \

@@ -8,14 +8,14 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use flotilla_proto::{
     disk::{
-        self, Cf, WriteBatch, WriteOp, apply_state_key, data_end_key, data_key, hard_state_key, log_range, peer_state_key,
-        truncated_state_key,
+        self, Cf, WriteBatch, WriteOp, apply_state_key, data_end_key, data_key, hard_state_key, log_range,
+        peer_state_key, truncated_state_key,
     },
     flotilla::raft as wire,
     raw_value,
     store::{
-        self, ApplyState, ChangePeer, CompareAndSwap, PeerChangeKind, PeerRole, PeerState, PeerStatus, Region, RegionError, Split,
-        TruncatedState, Write,
+        self, ApplyState, ChangePeer, CompareAndSwap, PeerChangeKind, PeerRole, PeerState, PeerStatus, Region,
+        RegionError, Split, TruncatedState, Write,
     },
 };
 use flotilla_raft::{ConfChangeV2, Entry, HardState, Payload};
@@ -178,7 +178,11 @@ impl Applier {
         let mut requests = requests.into_iter().peekable();
         let mut round = Round { disk, batch: &mut self.batch, peer, changes: Vec::new() };
         for entry in entries {
-            assert_eq!(entry.index, round.peer.applied.index + 1, "entries of region {region_id} are applied in order, without a gap");
+            assert_eq!(
+                entry.index,
+                round.peer.applied.index + 1,
+                "entries of region {region_id} are applied in order, without a gap"
+            );
             let ids = match requests.peek() {
                 Some((index, _)) if *index == entry.index => requests.next().expect("peeked").1,
                 _ => Vec::new(),
@@ -200,7 +204,14 @@ impl Applier {
         let old = self.peers.get(&install.region.id);
         let region_id = install.region.id;
         begin_install(disk, &install, old.map(|peer| &peer.region));
-        finish_install(disk, &install.region, install.peer_id, &install.applied, &install.dir, old.map(|peer| &peer.region));
+        finish_install(
+            disk,
+            &install.region,
+            install.peer_id,
+            &install.applied,
+            &install.dir,
+            old.map(|peer| &peer.region),
+        );
         let applied = install.applied;
         self.peers.insert(region_id, AppliedPeer { region: install.region.clone(), peer_id: install.peer_id, applied });
         Applied {
@@ -408,9 +419,15 @@ impl<D: ApplyDisk> Round<'_, D> {
     fn newest(&self, cf: Cf, key: &[u8]) -> Option<Bytes> {
         for op in self.batch.ops().iter().rev() {
             match op {
-                WriteOp::Put { cf: other, key: put, value } if *other == cf && put == key => return Some(value.clone()),
+                WriteOp::Put { cf: other, key: put, value } if *other == cf && put == key => {
+                    return Some(value.clone());
+                }
                 WriteOp::Delete { cf: other, key: deleted } if *other == cf && deleted == key => return None,
-                WriteOp::DeleteRange { cf: other, start, end } if *other == cf && &start[..] <= key && key < &end[..] => return None,
+                WriteOp::DeleteRange { cf: other, start, end }
+                    if *other == cf && &start[..] <= key && key < &end[..] =>
+                {
+                    return None;
+                }
                 WriteOp::Put { .. } | WriteOp::Delete { .. } | WriteOp::DeleteRange { .. } => {}
             }
         }
@@ -468,7 +485,8 @@ impl<D: ApplyDisk> Round<'_, D> {
     }
 
     fn conf_change(&mut self, change: &ConfChangeV2) -> OpResult {
-        let request = ChangePeer::decode(change.context.clone()).expect("a membership entry of the own log holds its request");
+        let request =
+            ChangePeer::decode(change.context.clone()).expect("a membership entry of the own log holds its request");
         let current = self.epoch();
         if request.epoch.unwrap_or_default().conf_ver != current.conf_ver {
             return Err(refusal::epoch_not_match(vec![self.peer.region.clone()]));
@@ -523,13 +541,20 @@ pub fn changed_region(region: &Region, request: &ChangePeer) -> Result<Region, R
     match request.kind() {
         PeerChangeKind::AddLearner => {
             if let Some(other) = on_store {
-                return Err(refusal::invalid(format!("region {} already has peer {} on store {}", region.id, other.id, peer.store_id)));
+                return Err(refusal::invalid(format!(
+                    "region {} already has peer {} on store {}",
+                    region.id, other.id, peer.store_id
+                )));
             }
             region.peers.push(store::Peer { role: PeerRole::Learner as i32, ..peer });
         }
         PeerChangeKind::AddVoter => match place {
-            Some(place) if region.peers[place].role() == PeerRole::Learner => region.peers[place].set_role(PeerRole::Voter),
-            Some(_) => return Err(refusal::invalid(format!("peer {} is a voter of region {} already", peer.id, region.id))),
+            Some(place) if region.peers[place].role() == PeerRole::Learner => {
+                region.peers[place].set_role(PeerRole::Voter)
+            }
+            Some(_) => {
+                return Err(refusal::invalid(format!("peer {} is a voter of region {} already", peer.id, region.id)));
+            }
             None => {
                 return Err(refusal::invalid(format!("region {} has no learner {} to promote", region.id, peer.id)));
             }

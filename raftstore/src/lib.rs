@@ -50,6 +50,9 @@ pub struct Settings {
 impl Settings {
     fn check(&self) {
         assert!(self.tick_ms > 0, "time passes");
-        assert!(self.heartbeat_ticks > 0 && self.election_ticks > 2 * self.heartbeat_ticks, "a lost heartbeat is no reason to vote");
+        assert!(
+            self.heartbeat_ticks > 0 && self.election_ticks > 2 * self.heartbeat_ticks,
+            "a lost heartbeat is no reason to vote"
+        );
     }
 }

@@ -47,6 +47,9 @@ pub const PROMOTE_LAG_ENTRIES: u64 = 200;
 /// A peer that the leader has not heard from for this long counts as down.
 pub const DOWN_AFTER_MS: u64 = 10_000;
 
+/// A peer that cannot campaign and has heard of no leader for this many election timeouts asks whether it is still a member.
+pub const ASK_AFTER_ELECTIONS: u32 = 4;
+
 /// Children of one split: a split is one log entry and one atomic batch.
 pub const SPLIT_CHILDREN_MAX: usize = 256;
 

@@ -14,7 +14,8 @@ use crate::{
     disk::LogReader,
     event::{BatchId, Effect},
     limits::{
-        APPEND_BYTES_MAX, APPLY_BYTES_MAX, DOWN_AFTER_MS, INFLIGHT_BYTES_MAX, INFLIGHT_MSGS_MAX, PENDING_LAG_ENTRIES, UNCOMMITTED_BYTES_MAX,
+        APPEND_BYTES_MAX, APPLY_BYTES_MAX, ASK_AFTER_ELECTIONS, DOWN_AFTER_MS, INFLIGHT_BYTES_MAX, INFLIGHT_MSGS_MAX,
+        PENDING_LAG_ENTRIES, UNCOMMITTED_BYTES_MAX,
     },
     requests::Requests,
     round::Round,
@@ -54,7 +55,10 @@ pub(crate) enum Installing {
 pub(crate) enum Fate {
     Alive,
     /// Removed: hears and says nothing. The applier is told once the last log batch is durable.
-    Doomed { min_peer_id: u64, told: bool },
+    Doomed {
+        min_peer_id: u64,
+        told: bool,
+    },
 }
 
 /// See the module.
@@ -68,6 +72,8 @@ pub(crate) struct Peer<L: LogReader> {
     pub tick: u64,
     /// The wheel has an entry for this tick; 0: none.
     pub armed: u64,
+    /// A leader's message came, or this peer asked whether it is still a member, at this tick.
+    pub quiet_since: u64,
     /// In the worker's list of touched groups.
     pub dirty: bool,
     pub requests: Requests,
@@ -92,7 +98,14 @@ pub(crate) struct Peer<L: LogReader> {
 const STRANGERS_MAX: usize = 8;
 
 impl<L: LogReader> Peer<L> {
-    pub fn new(settings: &Settings, region: Region, me: store::Peer, initial: Initial, reader: L, tick: u64) -> Peer<L> {
+    pub fn new(
+        settings: &Settings,
+        region: Region,
+        me: store::Peer,
+        initial: Initial,
+        reader: L,
+        tick: u64,
+    ) -> Peer<L> {
         let vote = (initial.hard_state.term, initial.hard_state.vote);
         let config = raft::Config {
             id: me.id,
@@ -116,13 +129,15 @@ impl<L: LogReader> Peer<L> {
         };
         let term = initial.hard_state.term;
         let storage = PeerStorage::new(region.id, reader, initial);
-        let raft = RawNode::new(config, storage, ()).expect("the settings and what recovery has checked make a valid group");
+        let raft =
+            RawNode::new(config, storage, ()).expect("the settings and what recovery has checked make a valid group");
         Peer {
             region: Arc::new(region),
             me,
             raft,
             tick,
             armed: 0,
+            quiet_since: tick,
             dirty: false,
             requests: Requests::default(),
             durability: Durability { vote, ..Durability::default() },
@@ -149,6 +164,57 @@ impl<L: LogReader> Peer<L> {
 
     pub fn is_alive(&self) -> bool {
         self.fate == Fate::Alive
+    }
+
+    /// In the region as applied.
+    pub fn is_member(&self) -> bool {
+        self.region.peers.iter().any(|peer| peer.id == self.me.id)
+    }
+
+    /// A peer that cannot campaign learns of its removal only if it is told.
+    fn asks_when_quiet(&self) -> bool {
+        self.is_alive() && self.is_initialized() && (self.me.role() == PeerRole::Learner || !self.is_member())
+    }
+
+    fn asks_at(&self, settings: &Settings) -> u64 {
+        let patience = u64::from(settings.election_ticks) * u64::from(ASK_AFTER_ELECTIONS);
+        if self.asks_when_quiet() { self.quiet_since.saturating_add(patience) } else { u64::MAX }
+    }
+
+    /// The tick at which this peer wants to be visited; `u64::MAX`: only when something happens.
+    pub fn due(&self, settings: &Settings) -> u64 {
+        self.tick.saturating_add(self.raft.ticks_until_due()).min(self.asks_at(settings))
+    }
+
+    /// Asks all that it knows whether it is still a member, if nobody has said so for long.
+    pub fn ask_if_quiet(&mut self, settings: &Settings, round: &mut Round) {
+        if self.tick < self.asks_at(settings) {
+            return;
+        }
+        self.quiet_since = self.tick;
+        for to in self.region.peers.iter().filter(|peer| peer.id != self.me.id) {
+            let question = RaftMessage {
+                region_id: self.id(),
+                from: Some(self.me),
+                to: Some(*to),
+                epoch: Some(self.epoch()),
+                ..Default::default()
+            };
+            round.send(to.store_id, question);
+        }
+    }
+
+    /// Tells a peer that it is no member any more.
+    pub fn tell_removed(&self, to: store::Peer, round: &mut Round) {
+        let notice = RaftMessage {
+            region_id: self.id(),
+            from: Some(self.me),
+            to: Some(to),
+            epoch: Some(self.epoch()),
+            message: None,
+            tombstone: true,
+        };
+        round.send(to.store_id, notice);
     }
 
     pub fn epoch(&self) -> store::Epoch {
@@ -271,6 +337,12 @@ impl<L: LogReader> Peer<L> {
         let down = self.region.peers.iter().filter(|peer| self.is_down(peer.id, settings)).map(|peer| peer.id);
         (self.pending_peers(), down.collect())
     }
+}
+
+/// Whether a voter must not go when it has applied its own removal. The one that stays may not know yet that the removal is committed: it
+/// then needs the vote of the one that goes, for ever. So that one waits until it is told.
+pub(crate) fn is_needed_after_removal(me: &store::Peer, region: &Region) -> bool {
+    me.role() == PeerRole::Voter && region.peers.iter().filter(|peer| peer.role() == PeerRole::Voter).count() == 1
 }
 
 /// The membership that a region's peers stand for.

@@ -133,9 +133,10 @@ impl Ranges {
         // The last one that starts at or before the range, and all that start within it.
         let from = (range.space, range.start.clone());
         let before = self.by_start.range(..=from.clone()).next_back();
-        let within = self.by_start.range(from..).take_while(|((space, start), _)| {
-            *space == range.space && (range.end.is_empty() || start < &range.end)
-        });
+        let within = self
+            .by_start
+            .range(from..)
+            .take_while(|((space, start), _)| *space == range.space && (range.end.is_empty() || start < &range.end));
         before.into_iter().chain(within).map(|(_, &id)| id).find(|id| *id != region_id && self.held[id].overlaps(range))
     }
 }
@@ -157,7 +158,11 @@ mod tests {
         ranges.note(&Applied { region_id: 1, changes: vec![split], ..Default::default() });
         assert_eq!(ranges.reserve(&region(2, "m", "")), Ok(()));
         assert_eq!(ranges.reserve(&region(3, "n", "z")), Err(Overlap { wanted: 3, holder: 2 }));
-        ranges.note(&Applied { region_id: 2, changes: vec![Change::Installed { region: region(2, "m", "") }], ..Default::default() });
+        ranges.note(&Applied {
+            region_id: 2,
+            changes: vec![Change::Installed { region: region(2, "m", "") }],
+            ..Default::default()
+        });
         assert_eq!(ranges.locate(Space::User, b"m"), Some(2));
         assert_eq!(ranges.locate(Space::User, b"lzz"), Some(1));
         ranges.note(&Applied { region_id: 2, changes: vec![Change::Destroyed], ..Default::default() });

@@ -2,7 +2,7 @@
 
 use flotilla_proto::{
     disk::{Cf, hard_state_key, log_key, truncated_state_key},
-    store::{ApplyState, TruncatedState},
+    store::{ApplyState, Peer as StorePeer, TruncatedState},
 };
 use flotilla_raft::{APPEND_THREAD, APPLY_THREAD, HardState, Message, Ready};
 use prost::Message as _;
@@ -13,7 +13,7 @@ use crate::{
     disk::LogReader,
     event::Effect,
     limits::{LOG_CUT_ENTRIES, LOG_LAG_ENTRIES, LOG_TAIL_BYTES, LOG_TAIL_ENTRIES},
-    peer::{Fate, Installing, KnownRole, Peer, conf_state},
+    peer::{Fate, Installing, KnownRole, Peer, conf_state, is_needed_after_removal},
     round::Round,
     storage::EntryId,
     wire,
@@ -55,7 +55,8 @@ impl<L: LogReader> Peer<L> {
         }
         if let Some(snapshot) = message.snapshot.take() {
             let metadata = &snapshot.metadata;
-            let (region, dir) = self.received.take().expect("the core is offered a snapshot only with its data at hand");
+            let (region, dir) =
+                self.received.take().expect("the core is offered a snapshot only with its data at hand");
             let hard_state = HardState { commit: metadata.index, ..self.raft.hard_state() };
             let install = Install {
                 region,
@@ -166,7 +167,9 @@ impl<L: LogReader> Peer<L> {
         if let Some((_, dir)) = self.received.take() {
             round.effect(Effect::DropSnapshot { region_id: self.region.id, dir });
         }
-        if let Some(Installing::Queued(install, _)) = self.installing.take_if(|install| matches!(install, Installing::Queued(..))) {
+        if let Some(Installing::Queued(install, _)) =
+            self.installing.take_if(|install| matches!(install, Installing::Queued(..)))
+        {
             round.effect(Effect::DropSnapshot { region_id: self.region.id, dir: install.dir });
         }
         let role = KnownRole { term: self.raft.term(), ..KnownRole::default() };
@@ -216,12 +219,17 @@ impl<L: LogReader> Peer<L> {
         let state = self.raft.apply_conf_change(change);
         assert!(state.equivalent(&conf_state(&region)), "region {} and its group have the same members", region.id);
         self.raft.storage_mut().set_conf_state(state);
-        let removed = !region.peers.iter().any(|peer| peer.id == self.me.id);
+        let stays = |peer: &StorePeer| region.peers.iter().any(|other| other.id == peer.id);
+        let removed: Vec<StorePeer> = self.region.peers.iter().filter(|peer| !stays(peer)).copied().collect();
+        let me = self.me;
         self.set_region(region);
-        if removed {
-            self.doom(self.me.id + 1, round);
-        } else {
+        if self.is_member() {
+            if self.raft.is_leader() {
+                removed.into_iter().for_each(|peer| self.tell_removed(peer, round));
+            }
             self.report_if_leader(settings, round);
+        } else if !is_needed_after_removal(&me, &self.region) {
+            self.doom(me.id + 1, round);
         }
     }
 
@@ -251,7 +259,8 @@ impl<L: LogReader> Peer<L> {
     fn cut_log(&mut self, round: &mut Round) {
         let applied = self.raft.storage().applied().index;
         let truncated = self.raft.storage().truncated().index;
-        let tail = if self.raft.storage().log_bytes() > LOG_TAIL_BYTES { LOG_TAIL_ENTRIES / 16 } else { LOG_TAIL_ENTRIES };
+        let tail =
+            if self.raft.storage().log_bytes() > LOG_TAIL_BYTES { LOG_TAIL_ENTRIES / 16 } else { LOG_TAIL_ENTRIES };
         let mut cut = applied.saturating_sub(tail);
         if self.installing.is_some() || cut < truncated + LOG_CUT_ENTRIES {
             return;
@@ -277,7 +286,8 @@ impl<L: LogReader> Peer<L> {
 
     /// Tells the outside who leads, if that has changed.
     fn note_role(&mut self, settings: &Settings, round: &mut Round) {
-        let role = KnownRole { term: self.raft.term(), leader_id: self.raft.leader_id(), is_leader: self.raft.is_leader() };
+        let role =
+            KnownRole { term: self.raft.term(), leader_id: self.raft.leader_id(), is_leader: self.raft.is_leader() };
         if role == self.role {
             return;
         }
@@ -307,4 +317,3 @@ impl<L: LogReader> Peer<L> {
         }
     }
 }
-

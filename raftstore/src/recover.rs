@@ -167,7 +167,8 @@ impl Recovery {
                     let region = peer.region.ok_or(missing("range"))?;
                     let applied = records.apply.ok_or(missing("apply state"))?;
                     let truncated = records.truncated.ok_or(missing("truncated state"))?;
-                    let last = last_entry(region_id).unwrap_or(ApplyState { index: truncated.index, term: truncated.term });
+                    let last =
+                        last_entry(region_id).unwrap_or(ApplyState { index: truncated.index, term: truncated.term });
                     let mut hard_state = records.hard.unwrap_or_default();
                     if hard_state.term < FIRST_LOG_TERM {
                         hard_state = HardState { term: FIRST_LOG_TERM, vote: 0, commit: FIRST_LOG_INDEX };
@@ -178,7 +179,14 @@ impl Recovery {
                         return Err(RecoverError::LostLog { region_id, last: last.index, commit: hard_state.commit });
                     }
                     hard_state.term = hard_state.term.max(last.term);
-                    recovered.peers.push(RecoveredPeer { region, peer_id: peer.peer_id, hard_state, truncated, last, applied });
+                    recovered.peers.push(RecoveredPeer {
+                        region,
+                        peer_id: peer.peer_id,
+                        hard_state,
+                        truncated,
+                        last,
+                        applied,
+                    });
                 }
             }
         }

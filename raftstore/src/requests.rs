@@ -65,7 +65,8 @@ impl<L: LogReader> Peer<L> {
             return Err(refusal::not_leader(self.id(), self.leader().filter(|peer| peer.id != self.me.id)));
         }
         let current = self.epoch();
-        let fits = |epoch: &store::Epoch| epoch.version == current.version && (!strict || epoch.conf_ver == current.conf_ver);
+        let fits =
+            |epoch: &store::Epoch| epoch.version == current.version && (!strict || epoch.conf_ver == current.conf_ver);
         if target.epoch.as_ref().is_some_and(|epoch| !fits(epoch)) {
             return Err(refusal::epoch_not_match(vec![(*self.region).clone()]));
         }
@@ -92,7 +93,14 @@ impl<L: LogReader> Peer<L> {
         }
     }
 
-    pub fn take_command(&mut self, id: RequestId, target: &Target, command: Command, settings: &Settings, round: &mut Round) {
+    pub fn take_command(
+        &mut self,
+        id: RequestId,
+        target: &Target,
+        command: Command,
+        settings: &Settings,
+        round: &mut Round,
+    ) {
         let taken = self.check(target, true).and_then(|()| match command {
             Command::Split(split) => self.propose_split(id, split),
             Command::ChangePeer(change) => self.propose_change(id, change, settings),
@@ -105,7 +113,13 @@ impl<L: LogReader> Peer<L> {
 
     fn propose_split(&mut self, id: RequestId, split: store::Split) -> Result<(), RegionError> {
         if split.children.len() > SPLIT_CHILDREN_MAX {
-            return Err(refusal::invalid(format!("{} split keys exceed the limit of {SPLIT_CHILDREN_MAX}", split.children.len())));
+            return Err(refusal::invalid(format!(
+                "{} split keys exceed the limit of {SPLIT_CHILDREN_MAX}",
+                split.children.len()
+            )));
+        }
+        if self.region.space() == store::Space::System {
+            return Err(refusal::invalid("the system region is not split: the placement driver reads it as a whole"));
         }
         check_split(&self.region, &split)?;
         let command = store::Command { epoch: Some(self.epoch()), split: Some(split), ..Default::default() };
@@ -113,7 +127,12 @@ impl<L: LogReader> Peer<L> {
         self.note_command(id, proposed)
     }
 
-    fn propose_change(&mut self, id: RequestId, mut change: ChangePeer, settings: &Settings) -> Result<(), RegionError> {
+    fn propose_change(
+        &mut self,
+        id: RequestId,
+        mut change: ChangePeer,
+        settings: &Settings,
+    ) -> Result<(), RegionError> {
         change.epoch = Some(self.epoch());
         let after = changed_region(&self.region, &change)?;
         let peer_id = change.peer.unwrap_or_default().id;
@@ -126,12 +145,17 @@ impl<L: LogReader> Peer<L> {
                 };
                 let lag = self.raft.last_index() - progress.match_index;
                 if lag > PROMOTE_LAG_ENTRIES {
-                    return Err(refusal::busy(format!("peer {peer_id} lags by {lag} entries and cannot be promoted yet")));
+                    return Err(refusal::busy(format!(
+                        "peer {peer_id} lags by {lag} entries and cannot be promoted yet"
+                    )));
                 }
                 ConfChangeType::AddNode
             }
             PeerChangeKind::Remove if peer_id == self.me.id => {
-                return Err(refusal::invalid(format!("peer {peer_id} leads region {}: transfer the lead first", self.id())));
+                return Err(refusal::invalid(format!(
+                    "peer {peer_id} leads region {}: transfer the lead first",
+                    self.id()
+                )));
             }
             PeerChangeKind::Remove => ConfChangeType::RemoveNode,
         };
@@ -150,7 +174,8 @@ impl<L: LogReader> Peer<L> {
     /// A change after which fewer than a quorum of the voters can be heard would make the region unavailable.
     fn check_quorum_after(&self, after: &Region, settings: &Settings) -> Result<(), RegionError> {
         let voters = after.peers.iter().filter(|peer| peer.role() == PeerRole::Voter);
-        let (alive, down): (Vec<&store::Peer>, Vec<&store::Peer>) = voters.partition(|peer| !self.is_down(peer.id, settings));
+        let (alive, down): (Vec<&store::Peer>, Vec<&store::Peer>) =
+            voters.partition(|peer| !self.is_down(peer.id, settings));
         let quorum = (alive.len() + down.len()) / 2 + 1;
         if alive.len() < quorum {
             let stores: Vec<_> = down.iter().map(|peer| peer.store_id.to_string()).collect();
@@ -171,7 +196,9 @@ impl<L: LogReader> Peer<L> {
             }
             Ok(Proposed::ConfChangeIgnored { reason, .. }) => Err(refusal::busy(reason)),
             Ok(Proposed::Forwarded { .. }) => unreachable!("proposals are not forwarded"),
-            Err(error @ (ProposeError::TransferInProgress { .. } | ProposeError::UncommittedLimit)) => Err(refusal::busy(error.to_string())),
+            Err(error @ (ProposeError::TransferInProgress { .. } | ProposeError::UncommittedLimit)) => {
+                Err(refusal::busy(error.to_string()))
+            }
             Err(ProposeError::NoLeader | ProposeError::ForwardingDisabled { .. } | ProposeError::NotMember) => {
                 Err(refusal::not_leader(self.id(), self.leader()))
             }
@@ -203,10 +230,15 @@ impl<L: LogReader> Peer<L> {
         if !self.raft.is_leader() || self.raft.transferee() != flotilla_raft::NONE {
             return;
         }
-        while let Some((data, ids)) = self.requests.held.take().or_else(|| next_entry(&mut self.requests, &self.region)) {
+        while let Some((data, ids)) = self.requests.held.take().or_else(|| next_entry(&mut self.requests, &self.region))
+        {
             match self.raft.propose(data.clone()) {
-                Ok(Proposed::Appended { term, index }) => self.requests.proposed.push_back(Pending { term, index, ids }),
-                Ok(Proposed::Forwarded { .. } | Proposed::ConfChangeIgnored { .. }) => unreachable!("a leader appends writes"),
+                Ok(Proposed::Appended { term, index }) => {
+                    self.requests.proposed.push_back(Pending { term, index, ids })
+                }
+                Ok(Proposed::Forwarded { .. } | Proposed::ConfChangeIgnored { .. }) => {
+                    unreachable!("a leader appends writes")
+                }
                 Err(ProposeError::UncommittedLimit | ProposeError::TransferInProgress { .. }) => {
                     self.requests.held = Some((data, ids));
                     return;

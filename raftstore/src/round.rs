@@ -73,7 +73,10 @@ impl Round {
 
     /// Notes that a batch is durable; answers the regions that wrote in it and in those before.
     pub fn log_synced(&mut self, batch: BatchId) -> Vec<u64> {
-        assert!(self.synced < batch && batch < self.batch, "log batches are synced in order, and only those that were handed out");
+        assert!(
+            self.synced < batch && batch < self.batch,
+            "log batches are synced in order, and only those that were handed out"
+        );
         self.synced = batch;
         let mut regions = Vec::new();
         while let Some((_, wrote)) = self.in_flight.pop_front_if(|(id, _)| *id <= batch) {

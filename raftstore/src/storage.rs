@@ -218,8 +218,11 @@ impl<L: LogReader> Storage for PeerStorage<L> {
         if self.applied.index == 0 {
             return Err(StorageError::SnapshotTemporarilyUnavailable);
         }
-        let metadata =
-            SnapshotMetadata { conf_state: self.conf_state.clone(), index: self.applied.index, term: self.applied.term };
+        let metadata = SnapshotMetadata {
+            conf_state: self.conf_state.clone(),
+            index: self.applied.index,
+            term: self.applied.term,
+        };
         Ok(Snapshot { data: Bytes::new(), metadata })
     }
 }

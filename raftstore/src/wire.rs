@@ -2,8 +2,8 @@
 
 use flotilla_proto::flotilla::raft as wire;
 use flotilla_raft::{
-    ConfChange, ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState, Entry, HardState, Message, MessageType,
-    Payload, Snapshot, SnapshotMetadata, is_local_target,
+    ConfChange, ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState, Entry, HardState,
+    Message, MessageType, Payload, Snapshot, SnapshotMetadata, is_local_target,
 };
 use prost::Message as _;
 
@@ -86,16 +86,19 @@ fn encode_conf_change_v2(change: &ConfChangeV2) -> Vec<u8> {
 
 /// Decodes an entry's fields.
 pub fn entry_from_wire(entry: wire::Entry) -> Result<Entry, WireError> {
-    let kind = wire::EntryKind::try_from(entry.kind).map_err(|_| WireError::Unknown("entry kind", entry.kind as u32))?;
+    let kind =
+        wire::EntryKind::try_from(entry.kind).map_err(|_| WireError::Unknown("entry kind", entry.kind as u32))?;
     let payload = match kind {
         wire::EntryKind::Normal => Payload::Normal(entry.data),
         wire::EntryKind::ConfChange => {
-            let change = wire::ConfChange::decode(entry.data).map_err(|error| WireError::Undecodable("membership change", error))?;
+            let change = wire::ConfChange::decode(entry.data)
+                .map_err(|error| WireError::Undecodable("membership change", error))?;
             let kind = value(&CHANGE_TYPES, "membership change", change.kind)?;
             Payload::ConfChange(Box::new(ConfChange { kind, node_id: change.node_id, context: change.context }))
         }
         wire::EntryKind::ConfChangeV2 => {
-            let change = wire::ConfChangeV2::decode(entry.data).map_err(|error| WireError::Undecodable("membership change", error))?;
+            let change = wire::ConfChangeV2::decode(entry.data)
+                .map_err(|error| WireError::Undecodable("membership change", error))?;
             let changes = change.changes.iter().map(|single| {
                 let kind = value(&CHANGE_TYPES, "membership change", single.kind)?;
                 Ok(ConfChangeSingle { kind, node_id: single.node_id })

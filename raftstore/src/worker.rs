@@ -15,7 +15,7 @@ use crate::{
     disk::LogReader,
     event::{Effect, Event},
     limits::{FIRST_LOG_INDEX, FIRST_LOG_TERM},
-    peer::{Fate, Peer, conf_state},
+    peer::{Fate, Peer, conf_state, is_needed_after_removal},
     recover::Recovered,
     refusal,
     round::Round,
@@ -77,12 +77,18 @@ impl<L: LogReader> Worker<L> {
                 applied: EntryId { index: found.applied.index, term: found.applied.term },
             };
             let id = found.region.id;
-            worker.round.apply(ApplyTask::Open { region: found.region.clone(), peer_id: me.id, applied: found.applied });
+            worker.round.apply(ApplyTask::Open {
+                region: found.region.clone(),
+                peer_id: me.id,
+                applied: found.applied,
+            });
             let peer = Peer::new(&worker.settings, found.region, me, initial, worker.reader.clone(), 0);
             let mut peer = Box::new(peer);
-            if !peer.region.peers.iter().any(|other| other.id == me.id) {
+            if !peer.is_member() {
                 // The store stopped between the removal and the tombstone.
-                peer.doom(me.id + 1, &mut worker.round);
+                if !is_needed_after_removal(&me, &peer.region) {
+                    peer.doom(me.id + 1, &mut worker.round);
+                }
             } else if peer.region.peers.len() == 1 {
                 // Nobody else can lead: no need to wait for the timeout.
                 peer.raft.campaign();
@@ -138,7 +144,8 @@ impl<L: LogReader> Worker<L> {
             Event::Unsent { store_id, regions } => {
                 for region_id in regions {
                     if let Some((peer, _, _)) = self.peer(region_id)
-                        && let Some(to) = peer.region.peers.iter().find(|peer| peer.store_id == store_id).map(|peer| peer.id)
+                        && let Some(to) =
+                            peer.region.peers.iter().find(|peer| peer.store_id == store_id).map(|peer| peer.id)
                     {
                         peer.raft.report_unreachable(to);
                     }
@@ -163,7 +170,7 @@ impl<L: LogReader> Worker<L> {
                 let Some(peer) = self.peers.get_mut(&id) else { continue };
                 peer.dirty = false;
                 peer.flush(&self.settings, &mut self.ready, &mut self.next_context, &mut self.round);
-                let due = self.tick.saturating_add(peer.raft.ticks_until_due());
+                let due = peer.due(&self.settings);
                 if peer.is_alive() && due != u64::MAX && (peer.armed <= self.tick || due < peer.armed) {
                     peer.armed = self.wheel.set(id, due);
                 }
@@ -237,11 +244,11 @@ impl<L: LogReader> Worker<L> {
                 continue; // An older entry; the newer one is still to come.
             }
             peer.armed = 0;
-            if let Some((peer, settings, round)) = self.peer(region_id)
-                && peer.raft.is_leader()
-                && peer.ailing_changed(settings)
-            {
-                peer.report_if_leader(settings, round);
+            if let Some((peer, settings, round)) = self.peer(region_id) {
+                peer.ask_if_quiet(settings, round);
+                if peer.raft.is_leader() && peer.ailing_changed(settings) {
+                    peer.report_if_leader(settings, round);
+                }
             }
         }
     }
@@ -255,7 +262,10 @@ impl<L: LogReader> Worker<L> {
         if message.tombstone {
             return self.tombstone_notice(region_id, to, message.epoch.unwrap_or_default());
         }
-        let Ok(raft_message) = wire::message_from_wire(message.message.unwrap_or_default()) else { return };
+        let Some(raft_message) = message.message else {
+            return self.membership_question(region_id, from, to, message.epoch.unwrap_or_default());
+        };
+        let Ok(raft_message) = wire::message_from_wire(raft_message) else { return };
         if raft_message.from != from.id || raft_message.to != to.id || raft_message.kind == MessageType::Snap {
             return; // Snapshots come with their data.
         }
@@ -270,17 +280,12 @@ impl<L: LogReader> Worker<L> {
         let is_member = peer.region.peers.iter().any(|other| other.id == from.id);
         let campaigns = matches!(raft_message.kind, MessageType::Vote | MessageType::PreVote);
         if campaigns && peer.is_initialized() && !is_member && epoch.conf_ver < peer.epoch().conf_ver {
-            let notice = RaftMessage {
-                region_id,
-                from: Some(peer.me),
-                to: Some(from),
-                epoch: Some(peer.epoch()),
-                message: None,
-                tombstone: true,
-            };
-            return round.send(from.store_id, notice);
+            return peer.tell_removed(from, round);
         }
         peer.hear(from);
+        if matches!(raft_message.kind, MessageType::App | MessageType::Heartbeat) {
+            peer.quiet_since = peer.tick;
+        }
         // A refused message is one that nobody sends, or that has become pointless. It changed nothing.
         let _ = peer.raft.step_remote(raft_message);
     }
@@ -297,7 +302,10 @@ impl<L: LogReader> Worker<L> {
         if self.tombstones.get(&region_id).is_some_and(|min_peer_id| to.id < *min_peer_id) {
             return false;
         }
-        let makes = matches!(kind, MessageType::App | MessageType::Heartbeat | MessageType::Vote | MessageType::PreVote | MessageType::Snap);
+        let makes = matches!(
+            kind,
+            MessageType::App | MessageType::Heartbeat | MessageType::Vote | MessageType::PreVote | MessageType::Snap
+        );
         if makes {
             let region = Region { id: region_id, ..Region::default() };
             let hard_state = self.old_votes.get(&region_id).copied().unwrap_or_default();
@@ -308,11 +316,28 @@ impl<L: LogReader> Worker<L> {
         makes
     }
 
+    /// A peer asks whether it is still a member. It is not told if it is: then it will hear of the leader.
+    fn membership_question(&mut self, region_id: u64, from: store::Peer, to: store::Peer, epoch: store::Epoch) {
+        let Some(peer) = self.peers.get(&region_id) else {
+            if self.tombstones.get(&region_id).is_some_and(|min_peer_id| to.id < *min_peer_id) {
+                // What the region has become is not known here. To one that knows of its own removal, this says that nobody needs it.
+                let notice =
+                    RaftMessage { region_id, from: Some(to), to: Some(from), tombstone: true, ..Default::default() };
+                self.round.send(from.store_id, notice);
+            }
+            return;
+        };
+        let is_member = peer.region.peers.iter().any(|other| other.id == from.id);
+        if peer.is_alive() && peer.is_initialized() && !is_member && epoch.conf_ver <= peer.epoch().conf_ver {
+            peer.tell_removed(from, &mut self.round);
+        }
+    }
+
     fn tombstone_notice(&mut self, region_id: u64, to: store::Peer, epoch: store::Epoch) {
         if let Some(peer) = self.peers.get_mut(&region_id)
             && peer.me.id == to.id
             && peer.is_initialized()
-            && peer.epoch().conf_ver < epoch.conf_ver
+            && (peer.epoch().conf_ver < epoch.conf_ver || !peer.is_member())
         {
             peer.doom(to.id + 1, &mut self.round);
         }
@@ -327,9 +352,10 @@ impl<L: LogReader> Worker<L> {
             return self.round.effect(unwanted);
         };
         let fits = raft_message.kind == MessageType::Snap
-            && raft_message.snapshot.as_ref().is_some_and(|snapshot| {
-                snapshot.metadata.conf_state.equivalent(&conf_state(&region))
-            })
+            && raft_message
+                .snapshot
+                .as_ref()
+                .is_some_and(|snapshot| snapshot.metadata.conf_state.equivalent(&conf_state(&region)))
             && region.peers.iter().any(|peer| peer.id == to.id && peer.store_id == self.settings.store_id)
             && (raft_message.from, raft_message.to) == (from.id, to.id)
             && to.store_id == self.settings.store_id;
@@ -375,7 +401,8 @@ impl<L: LogReader> Worker<L> {
             hard_state = HardState { term: first.term, vote: 0, commit: 0 };
         }
         hard_state.commit = first.index;
-        let initial = Initial { hard_state, conf_state: conf_state(&region), truncated: first, last: first, applied: first };
+        let initial =
+            Initial { hard_state, conf_state: conf_state(&region), truncated: first, last: first, applied: first };
         let applied = store::ApplyState { index: first.index, term: first.term };
         self.round.apply(ApplyTask::Open { region: region.clone(), peer_id, applied });
         let mut peer = Peer::new(&self.settings, region, me, initial, self.reader.clone(), self.tick);
@@ -408,9 +435,10 @@ impl<L: LogReader> Worker<L> {
             if !peer.raft.is_leader() {
                 continue;
             }
-            let voters = peer.raft.progress().filter(|(id, progress)| {
-                *id != peer.me.id && !progress.is_learner && !peer.is_down(*id, settings)
-            });
+            let voters = peer
+                .raft
+                .progress()
+                .filter(|(id, progress)| *id != peer.me.id && !progress.is_learner && !peer.is_down(*id, settings));
             if let Some((to, _)) = voters.max_by_key(|(_, progress)| progress.match_index) {
                 peer.raft.transfer_leader(to);
             }

@@ -101,8 +101,13 @@ fn first_borders() -> Vec<Vec<u8>> {
 fn first_regions() -> Vec<Region> {
     let epoch = Some(Epoch { conf_ver: 1, version: 1 });
     let peer = |id| Peer { id, store_id: FIRST_STORE, role: PeerRole::Voter as i32 };
-    let mut regions =
-        vec![Region { id: SYSTEM_REGION, epoch, peers: vec![peer(100)], space: Space::System as i32, ..Region::default() }];
+    let mut regions = vec![Region {
+        id: SYSTEM_REGION,
+        epoch,
+        peers: vec![peer(100)],
+        space: Space::System as i32,
+        ..Region::default()
+    }];
     let borders = first_borders();
     for n in 0..=borders.len() {
         regions.push(Region {
@@ -141,7 +146,11 @@ pub fn begin_cluster(engine: &Engine, address: &str) -> Result<StoreIdent, Boots
 }
 
 /// Joins a cluster: asks any of its stores for a store id. Asking again, also after a crash, gives the same one.
-pub async fn join_cluster(engine: &Engine, transport: &Transport, config: &Config) -> Result<StoreIdent, BootstrapError> {
+pub async fn join_cluster(
+    engine: &Engine,
+    transport: &Transport,
+    config: &Config,
+) -> Result<StoreIdent, BootstrapError> {
     let token = match engine.get(Cf::Raft, JOIN_TOKEN_KEY)? {
         Some(token) => token,
         None => {
@@ -179,7 +188,10 @@ pub async fn join_cluster(engine: &Engine, transport: &Transport, config: &Confi
             match response.response {
                 Some(placement_response::Response::Join(joined)) => {
                     let ident = StoreIdent { cluster_id: joined.cluster_id, store_id: joined.store_id };
-                    let stores = joined.stores.iter().map(|store| StoreAddress { store_id: store.id, address: store.address.clone() });
+                    let stores = joined
+                        .stores
+                        .iter()
+                        .map(|store| StoreAddress { store_id: store.id, address: store.address.clone() });
                     let mut batch = WriteBatch::new();
                     batch.put_message(Cf::Raft, ADDRESS_BOOK_KEY.to_vec(), &AddressBook { stores: stores.collect() });
                     batch.put_message(Cf::Raft, STORE_IDENT_KEY.to_vec(), &ident);

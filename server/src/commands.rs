@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use flotilla_proto::{
     admin::{
-        AddPeer, RegionCommandRequest, RegionCommandResponse, StoreRequest, region_command_request::Command as Wanted, store_request,
-        store_response,
+        AddPeer, RegionCommandRequest, RegionCommandResponse, StoreRequest, region_command_request::Command as Wanted,
+        store_request, store_response,
     },
     store::{ChangePeer, Epoch, Peer, PeerChangeKind, PeerRole, Region, RegionError, Split, SplitChild},
 };
@@ -43,7 +43,9 @@ pub async fn run(node: &Node, request: RegionCommandRequest) -> RegionCommandRes
         } else {
             run_at(node, store_id, request.clone()).await
         };
-        let Some(not_leader) = response.error.as_ref().and_then(|error| error.not_leader.as_ref()) else { return response };
+        let Some(not_leader) = response.error.as_ref().and_then(|error| error.not_leader.as_ref()) else {
+            return response;
+        };
         if Instant::now() + PAUSE > deadline {
             return response;
         }
@@ -137,7 +139,10 @@ async fn add_peer(node: &Node, target: Target, add: AddPeer) -> Result<Vec<Regio
             Err(error) if error.epoch_not_match.is_some() && Instant::now() < deadline => {
                 // The placement driver, or somebody else, was faster.
                 regions = error.epoch_not_match.map(|changed| changed.current).unwrap_or_default();
-                let promoted = regions.iter().flat_map(|region| &region.peers).any(|other| other.id == id && other.role() == PeerRole::Voter);
+                let promoted = regions
+                    .iter()
+                    .flat_map(|region| &region.peers)
+                    .any(|other| other.id == id && other.role() == PeerRole::Voter);
                 if promoted {
                     return Ok(regions);
                 }
@@ -148,7 +153,12 @@ async fn add_peer(node: &Node, target: Target, add: AddPeer) -> Result<Vec<Regio
 }
 
 /// A leader does not remove itself: another voter takes the lead and removes it.
-async fn hand_over_and_remove(node: &Node, target: Target, region: &Region, store_id: u64) -> Result<Vec<Region>, RegionError> {
+async fn hand_over_and_remove(
+    node: &Node,
+    target: Target,
+    region: &Region,
+    store_id: u64,
+) -> Result<Vec<Region>, RegionError> {
     let others = region.peers.iter().filter(|peer| peer.store_id != store_id && peer.role() == PeerRole::Voter);
     let mut refused = refusal::invalid(format!("store {store_id} has the last voter of region {}", region.id));
     for other in others {

@@ -47,30 +47,19 @@ election_ticks = 10
 workers = 2
 # The largest log entry; larger writes are refused.
 entry_bytes_max = 8_388_608
-# What a region may have proposed and not committed yet; more is refused as busy.
-uncommitted_bytes_max = 33_554_432
-# What may be on its way to one peer without an answer.
-in_flight_bytes_max = 16_777_216
-in_flight_messages_max = 256
 # What may wait on its way to one store; more is dropped, and sent again by the groups.
 store_queue_bytes_max = 67_108_864
 # Requests that may wait for a raft worker; more is refused as busy.
 inbox_bytes_max = 67_108_864
-# Applied entries that are kept in the log, so that a peer which lags a little needs no snapshot.
-log_tail_entries = 4_096
-# Above this the log of a region is cut even if a peer then needs a snapshot.
-log_bytes_max = 100_663_296
-# Snapshots at a time, and the speed of all of them together.
+# Snapshots at a time.
 snapshots_sending_max = 4
 snapshots_receiving_max = 4
-snapshot_mib_per_sec = 100
 
 [engine]
-# RocksDB: memory for blocks that were read, and for writes that are not flushed yet (per column family and in all).
+# RocksDB: memory for blocks that were read, and for writes that are not flushed yet (per column family).
 block_cache_mib = 256
 write_buffer_mib = 32
-write_buffers_mib = 256
-# Size of one log file of RocksDB; files are used again.
+# Write-ahead log above which what holds it back is flushed; bounds the time of a restart.
 wal_mib = 64
 background_jobs = 2
 open_files = 4_096
@@ -80,11 +69,7 @@ open_files = 4_096
 replicas = 3
 # A store that is silent for this long counts as down, and for the second time as lost: its replicas are made elsewhere.
 down_after_ms = 10_000
-replace_after_ms = 300_000
-# A region above this size is split.
-region_split_mib = 96
-# Steps that may be under way in the cluster.
-operators_max = 8
+replace_after_ms = 1_800_000
 
 [log]
 # error, warn, info, debug or trace, or directives such as "info,flotilla_raftstore=debug".
@@ -164,16 +149,10 @@ pub struct Raft {
     pub election_ticks: u32,
     pub workers: usize,
     pub entry_bytes_max: usize,
-    pub uncommitted_bytes_max: usize,
-    pub in_flight_bytes_max: usize,
-    pub in_flight_messages_max: usize,
     pub store_queue_bytes_max: usize,
     pub inbox_bytes_max: usize,
-    pub log_tail_entries: u64,
-    pub log_bytes_max: u64,
     pub snapshots_sending_max: usize,
     pub snapshots_receiving_max: usize,
-    pub snapshot_mib_per_sec: u64,
 }
 
 /// RocksDB.
@@ -183,7 +162,6 @@ pub struct Raft {
 pub struct Engine {
     pub block_cache_mib: usize,
     pub write_buffer_mib: usize,
-    pub write_buffers_mib: usize,
     pub wal_mib: usize,
     pub background_jobs: u32,
     pub open_files: u32,
@@ -197,8 +175,6 @@ pub struct Placement {
     pub replicas: usize,
     pub down_after_ms: u64,
     pub replace_after_ms: u64,
-    pub region_split_mib: u64,
-    pub operators_max: usize,
 }
 
 /// Log output.
@@ -274,7 +250,9 @@ impl Config {
 
     /// The files with this store's identity.
     pub fn certificates(&self) -> Certificates {
-        let path = |given: &Option<PathBuf>, name: &str| given.clone().unwrap_or_else(|| self.data_dir.join("certs").join(name));
+        let path = |given: &Option<PathBuf>, name: &str| {
+            given.clone().unwrap_or_else(|| self.data_dir.join("certs").join(name))
+        };
         Certificates {
             ca: path(&self.security.ca, "ca.crt"),
             cert: path(&self.security.cert, "store.crt"),
@@ -285,37 +263,32 @@ impl Config {
     /// Checks what the types do not: ranges, and how values go together.
     pub fn validate(&self) -> Result<(), Invalid> {
         self.validate_addresses()?;
-        let Raft { tick_ms, heartbeat_ticks, election_ticks, workers, entry_bytes_max, uncommitted_bytes_max, .. } = self.raft;
+        let Raft { tick_ms, heartbeat_ticks, election_ticks, workers, entry_bytes_max, .. } = self.raft;
         within("raft.tick_ms", tick_ms, 1, 1_000)?;
         within("raft.heartbeat_ticks", heartbeat_ticks.into(), 1, 100)?;
         within("raft.election_ticks", election_ticks.into(), 2, 1_000)?;
         // A single heartbeat that is lost or late must not begin an election.
         check("raft.election_ticks", election_ticks >= heartbeat_ticks.saturating_mul(3), || {
-            format!("is {election_ticks} and must be at least three times raft.heartbeat_ticks, which is {heartbeat_ticks}")
+            format!(
+                "is {election_ticks} and must be at least three times raft.heartbeat_ticks, which is {heartbeat_ticks}"
+            )
         })?;
         within("raft.workers", workers as u64, 1, 256)?;
         within("raft.entry_bytes_max", entry_bytes_max as u64, 64 << 10, 64 << 20)?;
-        check("raft.uncommitted_bytes_max", uncommitted_bytes_max >= entry_bytes_max, || {
-            format!("is {uncommitted_bytes_max} and must not be below raft.entry_bytes_max, which is {entry_bytes_max}")
-        })?;
         for (key, bytes) in [
-            ("raft.in_flight_bytes_max", self.raft.in_flight_bytes_max),
             ("raft.store_queue_bytes_max", self.raft.store_queue_bytes_max),
             ("raft.inbox_bytes_max", self.raft.inbox_bytes_max),
         ] {
             check(key, bytes >= entry_bytes_max, || {
-                format!("is {bytes} and must not be below raft.entry_bytes_max, which is {entry_bytes_max}: one entry would never pass")
+                format!(
+                    "is {bytes} and must not be below raft.entry_bytes_max, which is {entry_bytes_max}: one entry would never pass"
+                )
             })?;
         }
-        within("raft.in_flight_messages_max", self.raft.in_flight_messages_max as u64, 1, 65_536)?;
-        within("raft.log_tail_entries", self.raft.log_tail_entries, 1, 1 << 30)?;
-        within("raft.log_bytes_max", self.raft.log_bytes_max, entry_bytes_max as u64, 1 << 40)?;
         within("raft.snapshots_sending_max", self.raft.snapshots_sending_max as u64, 1, 1_024)?;
         within("raft.snapshots_receiving_max", self.raft.snapshots_receiving_max as u64, 1, 1_024)?;
-        within("raft.snapshot_mib_per_sec", self.raft.snapshot_mib_per_sec, 1, 1 << 20)?;
         within("engine.block_cache_mib", self.engine.block_cache_mib as u64, 1, 1 << 20)?;
         within("engine.write_buffer_mib", self.engine.write_buffer_mib as u64, 1, 1 << 12)?;
-        within("engine.write_buffers_mib", self.engine.write_buffers_mib as u64, self.engine.write_buffer_mib as u64, 1 << 20)?;
         within("engine.wal_mib", self.engine.wal_mib as u64, 1, 1 << 14)?;
         within("engine.background_jobs", self.engine.background_jobs.into(), 1, 256)?;
         within("engine.open_files", self.engine.open_files.into(), 64, 1 << 20)?;
@@ -325,9 +298,7 @@ impl Config {
             format!("is {replicas} and must be odd: an even number survives no more losses")
         })?;
         within("placement.down_after_ms", self.placement.down_after_ms, 1_000, 86_400_000)?;
-        within("placement.replace_after_ms", self.placement.replace_after_ms, self.placement.down_after_ms, 604_800_000)?;
-        within("placement.region_split_mib", self.placement.region_split_mib, 1, 16 << 10)?;
-        within("placement.operators_max", self.placement.operators_max as u64, 1, 4_096)
+        within("placement.replace_after_ms", self.placement.replace_after_ms, self.placement.down_after_ms, 604_800_000)
     }
 
     fn validate_addresses(&self) -> Result<(), Invalid> {
@@ -362,9 +333,9 @@ fn within(key: &'static str, value: u64, min: u64, max: u64) -> Result<(), Inval
 }
 
 fn is_host_and_port(address: &str) -> bool {
-    address
-        .rsplit_once(':')
-        .is_some_and(|(host, port)| !host.is_empty() && !host.contains(['/', ' ']) && port.parse::<u16>().is_ok_and(|port| port != 0))
+    address.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && !host.contains(['/', ' ']) && port.parse::<u16>().is_ok_and(|port| port != 0)
+    })
 }
 
 fn parse_error(text: &str, path: &str, error: &toml::de::Error) -> ConfigError {
@@ -418,29 +389,23 @@ impl Default for Raft {
             election_ticks: 10,
             workers: 2,
             entry_bytes_max: 8 << 20,
-            uncommitted_bytes_max: 32 << 20,
-            in_flight_bytes_max: 16 << 20,
-            in_flight_messages_max: 256,
             store_queue_bytes_max: 64 << 20,
             inbox_bytes_max: 64 << 20,
-            log_tail_entries: 4_096,
-            log_bytes_max: 96 << 20,
             snapshots_sending_max: 4,
             snapshots_receiving_max: 4,
-            snapshot_mib_per_sec: 100,
         }
     }
 }
 
 impl Default for Engine {
     fn default() -> Engine {
-        Engine { block_cache_mib: 256, write_buffer_mib: 32, write_buffers_mib: 256, wal_mib: 64, background_jobs: 2, open_files: 4_096 }
+        Engine { block_cache_mib: 256, write_buffer_mib: 32, wal_mib: 64, background_jobs: 2, open_files: 4_096 }
     }
 }
 
 impl Default for Placement {
     fn default() -> Placement {
-        Placement { replicas: 3, down_after_ms: 10_000, replace_after_ms: 300_000, region_split_mib: 96, operators_max: 8 }
+        Placement { replicas: 3, down_after_ms: 10_000, replace_after_ms: 1_800_000 }
     }
 }
 
@@ -464,7 +429,9 @@ mod tests {
         // With the commented keys too it is still a configuration, and names everything that there is.
         let keys = ["advertise", "ca", "cert", "key"];
         let uncommented = |line: &str| match line.strip_prefix("# ") {
-            Some(rest) if rest == "[client_tls]" || keys.iter().any(|key| rest.starts_with(&format!("{key} = "))) => rest.to_owned(),
+            Some(rest) if rest == "[client_tls]" || keys.iter().any(|key| rest.starts_with(&format!("{key} = "))) => {
+                rest.to_owned()
+            }
             _ => line.to_owned(),
         };
         let all: Vec<_> = Config::sample().lines().map(uncommented).collect();
@@ -504,9 +471,15 @@ mod tests {
     #[test]
     fn values_that_make_no_sense_are_refused_with_line_and_key() {
         let text = error("[engine]\nwal_mib = 1\n[raft]\nelection_ticks = 5\n");
-        assert!(text.starts_with("configuration store.toml, line 4: key `raft.election_ticks`: is 5 and must be"), "{text}");
+        assert!(
+            text.starts_with("configuration store.toml, line 4: key `raft.election_ticks`: is 5 and must be"),
+            "{text}"
+        );
         let text = error("listen = \"0.0.0.0:2379\"");
-        assert!(text.contains("not in the file: key `advertise`: must be given because `listen` is 0.0.0.0:2379"), "{text}");
+        assert!(
+            text.contains("not in the file: key `advertise`: must be given because `listen` is 0.0.0.0:2379"),
+            "{text}"
+        );
         assert!(error("[placement]\nreplicas = 4").contains("must be odd"));
         assert!(error("join = [\"a:1\", \"b\"]").contains("contains \"b\""));
         assert!(error("advertise = \"http://a:1\"").contains("`advertise`"));

@@ -85,7 +85,8 @@ impl LogReader for StoreDisk {
         let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
         let stored = sure("read a log", self.engine.log_entries(region_id, lo, hi, bytes_max));
         let decode = |bytes: Bytes| {
-            let entry = wire_raft::Entry::decode(bytes).unwrap_or_else(|error| fatal::stop("decode a log entry", &error));
+            let entry =
+                wire_raft::Entry::decode(bytes).unwrap_or_else(|error| fatal::stop("decode a log entry", &error));
             wire::entry_from_wire(entry).unwrap_or_else(|error| fatal::stop("decode a log entry", &error))
         };
         stored.into_iter().map(decode).collect()

@@ -21,13 +21,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::{
-    bootstrap::SYSTEM_REGION,
-    clock,
-    links::refuse,
-    node::Node,
-    store::SystemLead,
-};
+use crate::{bootstrap::SYSTEM_REGION, clock, links::refuse, node::Node, store::SystemLead};
 
 /// Requests that wait for the driver's task. Beyond it callers wait.
 pub const QUESTIONS_MAX: usize = 1024;
@@ -67,7 +61,12 @@ fn target(term: u64) -> Target {
 }
 
 /// Runs until the questions end.
-pub async fn run(node: Node, settings: Settings, mut lead: watch::Receiver<SystemLead>, mut questions: mpsc::Receiver<Question>) {
+pub async fn run(
+    node: Node,
+    settings: Settings,
+    mut lead: watch::Receiver<SystemLead>,
+    mut questions: mpsc::Receiver<Question>,
+) {
     let (news, mut heard) = mpsc::unbounded_channel();
     let mut driver = Driver {
         node,
@@ -81,7 +80,8 @@ pub async fn run(node: Node, settings: Settings, mut lead: watch::Receiver<Syste
     };
     loop {
         let deadline = driver.placement.as_ref().map(|placement| placement.next_deadline_ms());
-        let due = Instant::now() + Duration::from_millis(deadline.map_or(60_000, |at| at.saturating_sub(clock::now_ms())));
+        let due =
+            Instant::now() + Duration::from_millis(deadline.map_or(60_000, |at| at.saturating_sub(clock::now_ms())));
         tokio::select! {
             changed = lead.changed() => {
                 if changed.is_err() {
@@ -173,26 +173,30 @@ impl Driver {
 
     fn hear(&mut self, news: News) {
         match news {
-            News::Loaded(term, loaded) if self.lead.is_here && term == self.lead.term && self.placement.is_none() => match *loaded {
-                Ok(placement) => {
-                    tracing::info!("the placement driver runs here, in term {term}");
-                    self.placement = Some(placement);
-                    for question in std::mem::take(&mut self.early) {
-                        self.ask(question);
+            News::Loaded(term, loaded) if self.lead.is_here && term == self.lead.term && self.placement.is_none() => {
+                match *loaded {
+                    Ok(placement) => {
+                        tracing::info!("the placement driver runs here, in term {term}");
+                        self.placement = Some(placement);
+                        for question in std::mem::take(&mut self.early) {
+                            self.ask(question);
+                        }
+                    }
+                    Err(reason) => {
+                        tracing::warn!("the placement driver cannot start yet: {reason}");
+                        let retry = self.news.clone();
+                        let (node, settings) = (self.node.clone(), self.settings.clone());
+                        tokio::spawn(async move {
+                            tokio::time::sleep(Duration::from_millis(50)).await;
+                            let loaded = load(&node, term, settings).await;
+                            let _ = retry.send(News::Loaded(term, Box::new(loaded)));
+                        });
                     }
                 }
-                Err(reason) => {
-                    tracing::warn!("the placement driver cannot start yet: {reason}");
-                    let retry = self.news.clone();
-                    let (node, settings) = (self.node.clone(), self.settings.clone());
-                    tokio::spawn(async move {
-                        tokio::time::sleep(Duration::from_millis(50)).await;
-                        let loaded = load(&node, term, settings).await;
-                        let _ = retry.send(News::Loaded(term, Box::new(loaded)));
-                    });
-                }
-            },
-            News::Written(term, batch, Ok(())) if term == self.lead.term && self.placement.is_some() => self.input(Input::Written(batch)),
+            }
+            News::Written(term, batch, Ok(())) if term == self.lead.term && self.placement.is_some() => {
+                self.input(Input::Written(batch))
+            }
             News::Written(term, _, Err(reason)) if term == self.lead.term && self.placement.is_some() => {
                 tracing::info!("the placement driver lost a write and starts again: {reason}");
                 self.drop_driver();
@@ -255,7 +259,8 @@ impl Driver {
             let answers = match node.submit_read(target(lead.term)).await {
                 Ok(_) => answers,
                 Err(_) => {
-                    let refusal = refuse(PlacementErrorKind::NotReady, "the lead of the system group could not be confirmed", 0);
+                    let refusal =
+                        refuse(PlacementErrorKind::NotReady, "the lead of the system group could not be confirmed", 0);
                     answers.into_iter().map(|(id, _)| (id, refusal.clone())).collect()
                 }
             };
@@ -279,4 +284,3 @@ async fn load(node: &Node, term: u64, settings: Settings) -> Result<Placement, S
     };
     tokio::task::spawn_blocking(read).await.map_err(|error| error.to_string())?
 }
-

@@ -6,7 +6,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use flotilla_proto::{
     disk::{ADDRESS_BOOK_KEY, Cf, WriteBatch},
     placement::{
-        HeartbeatRequest, HeartbeatResponse, Instruction, RegionReport, placement_request::Request, placement_response::Response,
+        HeartbeatRequest, HeartbeatResponse, Instruction, RegionReport, placement_request::Request,
+        placement_response::Response,
     },
     store::{AddressBook, StoreAddress},
 };
@@ -54,7 +55,8 @@ pub async fn run(node: Node, mut news: mpsc::UnboundedReceiver<News>) {
         }
         changed.sort_unstable();
         changed.dedup();
-        let told: Vec<u64> = if full { led.keys().copied().collect() } else { changed.iter().copied().take(REGIONS_MAX).collect() };
+        let told: Vec<u64> =
+            if full { led.keys().copied().collect() } else { changed.iter().copied().take(REGIONS_MAX).collect() };
         let request = HeartbeatRequest {
             store_id: node.store_id(),
             address: node.address().to_owned(),
@@ -92,7 +94,8 @@ fn note(news: News, led: &mut HashMap<u64, RegionReport>, changed: &mut Vec<u64>
 }
 
 fn take(node: &Node, answer: HeartbeatResponse) {
-    let addresses = answer.stores.iter().map(|store| StoreAddress { store_id: store.id, address: store.address.clone() });
+    let addresses =
+        answer.stores.iter().map(|store| StoreAddress { store_id: store.id, address: store.address.clone() });
     learn_addresses(node.store(), addresses.collect());
     for instruction in answer.instructions {
         let node = node.clone();

@@ -107,7 +107,11 @@ pub struct Started {
 }
 
 /// Runs a store until `shutdown` is done. `started` is told once clients are served.
-pub async fn run(config: Config, started: impl FnOnce(Started), shutdown: impl Future<Output = ()>) -> Result<(), StartError> {
+pub async fn run(
+    config: Config,
+    started: impl FnOnce(Started),
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), StartError> {
     fatal::stop_on_panic();
     config.validate()?;
     bootstrap::make_folders(&config.data_dir)
@@ -116,12 +120,15 @@ pub async fn run(config: Config, started: impl FnOnce(Started), shutdown: impl F
     let known = bootstrap::ident(&engine)?;
     let credentials = bootstrap::credentials(&config, known.is_none())?;
     let tls = config.client_tls.as_ref().map(services::tls::load).transpose()?;
-    let listener = TcpListener::bind(config.listen).await.map_err(|error| StartError::Listen { address: config.listen, error })?;
+    let listener =
+        TcpListener::bind(config.listen).await.map_err(|error| StartError::Listen { address: config.listen, error })?;
 
     let slot = Arc::new(OnceLock::new());
     let node_slot = Arc::new(OnceLock::new());
     let links = Arc::new(Links { store: slot.clone(), node: node_slot.clone() });
-    let transport = Transport::start(Options::new(config.listen, config.advertised(), credentials), links).await?;
+    let mut options = Options::new(config.listen, config.advertised(), credentials);
+    options.limits.queue_bytes_max = config.raft.store_queue_bytes_max;
+    let transport = Transport::start(options, links).await?;
     let ident = match known {
         Some(ident) => ident,
         None if config.join.is_empty() => bootstrap::begin_cluster(&engine, &config.advertised())?,
@@ -135,7 +142,8 @@ pub async fn run(config: Config, started: impl FnOnce(Started), shutdown: impl F
         ranges.hold(&peer.region);
     }
     let address_book = bootstrap::address_book(&disk.engine)?;
-    let other_stores = address_book.stores.iter().map(|store| store.store_id).filter(|id| *id != ident.store_id).collect();
+    let other_stores =
+        address_book.stores.iter().map(|store| store.store_id).filter(|id| *id != ident.store_id).collect();
     let (mailboxes, receivers): (Vec<_>, Vec<_>) = (0..config.raft.workers)
         .map(|_| {
             let (sender, receiver) = channel::unbounded();
@@ -180,7 +188,12 @@ pub async fn run(config: Config, started: impl FnOnce(Started), shutdown: impl F
     let _ = node_slot.set(node.clone());
     transport.set_identity(LocalIdentity { cluster_id: ident.cluster_id, store_id: ident.store_id });
     let threads = Threads::start(&store, &settings, recovered, receivers);
-    let placement = tokio::spawn(driver::run(node.clone(), placement_settings(&store.config), store.system_lead.subscribe(), asked));
+    let placement = tokio::spawn(driver::run(
+        node.clone(),
+        placement_settings(&store.config),
+        store.system_lead.subscribe(),
+        asked,
+    ));
     let heartbeats = tokio::spawn(heartbeat::run(node.clone(), heard));
 
     started(Started { cluster_id: ident.cluster_id, store_id: ident.store_id, address: store.address.clone() });
@@ -196,7 +209,9 @@ pub async fn run(config: Config, started: impl FnOnce(Started), shutdown: impl F
     heartbeats.abort();
     placement.abort();
     transport.shutdown().await;
-    tokio::task::spawn_blocking(move || threads.stop()).await.unwrap_or_else(|error| fatal::stop("stop the threads", &error));
+    tokio::task::spawn_blocking(move || threads.stop())
+        .await
+        .unwrap_or_else(|error| fatal::stop("stop the threads", &error));
     Ok(())
 }
 

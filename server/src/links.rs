@@ -54,7 +54,9 @@ impl Handler for Links {
                 (Some(node), Some(Request::Placement(request))) => {
                     let joins = matches!(request.request, Some(placement_request::Request::Join(_)));
                     let answer = match (from, joins) {
-                        (CallerId::Joining, false) => refuse(PlacementErrorKind::Invalid, "a store that has not joined may only join", 0),
+                        (CallerId::Joining, false) => {
+                            refuse(PlacementErrorKind::Invalid, "a store that has not joined may only join", 0)
+                        }
                         // A joining store knows only us: we pass its request on. Others find the leader by themselves.
                         (CallerId::Joining, true) => match request.request {
                             Some(request) => node.placement(request).await,
@@ -76,7 +78,12 @@ impl Handler for Links {
         })
     }
 
-    fn snapshot(&self, from_store: u64, header: SnapshotHeader, chunks: SnapshotChunks) -> BoxFuture<Result<(), String>> {
+    fn snapshot(
+        &self,
+        from_store: u64,
+        header: SnapshotHeader,
+        chunks: SnapshotChunks,
+    ) -> BoxFuture<Result<(), String>> {
         let store = self.store.get().cloned();
         Box::pin(async move {
             match store {

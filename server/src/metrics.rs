@@ -11,8 +11,8 @@ use std::{
 
 use flotilla_proto::store::{NotLeader, RegionError};
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
-    exponential_buckets,
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder, exponential_buckets,
 };
 
 /// The process's counters.
@@ -168,7 +168,8 @@ impl Metrics {
                 "Connections closed before their first request",
                 "reason",
             ),
-            tso_batch_requests: make.sizes("pd_server_handle_tso_batch_size", "Timestamp requests that shared one call"),
+            tso_batch_requests: make
+                .sizes("pd_server_handle_tso_batch_size", "Timestamp requests that shared one call"),
 
             loops: make.counter("flotilla_raft_loops_total", "Iterations of the raft workers that did anything"),
             loop_seconds: make.seconds("flotilla_raft_loop_duration_seconds", "Duration of one of them"),
@@ -183,7 +184,8 @@ impl Metrics {
             writes_per_entry: make.sizes("flotilla_writes_per_entry", "Writes that shared one proposed entry"),
             region_errors: make.counters("flotilla_region_errors_total", "Requests that a region refused", "reason"),
             elections: make.counter("flotilla_elections_total", "Elections begun by peers on this store"),
-            leader_changes: make.counter("flotilla_leader_changes_total", "Times that a peer on this store became leader"),
+            leader_changes: make
+                .counter("flotilla_leader_changes_total", "Times that a peer on this store became leader"),
             regions: make.gauges("tikv_raftstore_region_count", "Regions on this store", "type"),
             queue_bytes: make.gauges("flotilla_queue_bytes", "Bytes that wait", "queue"),
 
@@ -191,17 +193,20 @@ impl Metrics {
             entries_appended: make.counter("flotilla_log_entries_total", "Entries written to the log"),
             fsyncs: make.counter("flotilla_log_fsyncs_total", "Fsyncs of the log"),
             entries_per_fsync: make.sizes("flotilla_entries_per_fsync", "Entries that shared one fsync"),
-            append_seconds: make.seconds("tikv_raftstore_append_log_duration_seconds", "Write and fsync of one log batch"),
+            append_seconds: make
+                .seconds("tikv_raftstore_append_log_duration_seconds", "Write and fsync of one log batch"),
 
             apply_batches: make.counter("flotilla_apply_batches_total", "Batches applied"),
             entries_applied: make.counter("flotilla_entries_applied_total", "Entries applied"),
             apply_seconds: make.seconds("tikv_raftstore_apply_log_duration_seconds", "Applying one batch"),
-            apply_wait_seconds: make.seconds("tikv_raftstore_apply_wait_time_duration_secs", "Wait of a batch before it is applied"),
+            apply_wait_seconds: make
+                .seconds("tikv_raftstore_apply_wait_time_duration_secs", "Wait of a batch before it is applied"),
 
             frames_sent: make.counter("flotilla_frames_sent_total", "Frames sent to other stores"),
             frames_received: make.counter("flotilla_frames_received_total", "Frames that came from other stores"),
             messages_sent: make.counter("flotilla_raft_messages_sent_total", "Raft messages sent to other stores"),
-            messages_dropped: make.counter("flotilla_raft_messages_dropped_total", "Raft messages dropped before sending"),
+            messages_dropped: make
+                .counter("flotilla_raft_messages_dropped_total", "Raft messages dropped before sending"),
             messages_per_frame: make.sizes("flotilla_messages_per_frame", "Raft messages that shared one frame"),
             snapshots: make.counters("flotilla_snapshots_total", "Snapshots by what happened to them", "step"),
             snapshot_bytes: make.counters("flotilla_snapshot_bytes_total", "Bytes of snapshots", "direction"),

@@ -8,8 +8,8 @@ use flotilla_proto::{
         ChecksumResponse, RegionCommandRequest, RegionCommandResponse, StoreRequest, store_request, store_response,
     },
     placement::{
-        IdBlock, PlacementErrorKind, PlacementRequest, PlacementResponse, RegionInfo, StoreStats, placement_request::Request,
-        placement_response,
+        IdBlock, PlacementErrorKind, PlacementRequest, PlacementResponse, RegionInfo, StoreStats,
+        placement_request::Request, placement_response,
     },
     store::{Epoch, Region, RegionError, Write},
 };
@@ -22,13 +22,7 @@ use tokio::{
 
 pub use flotilla_raftstore::WriteOutcome;
 
-use crate::{
-    checksum,
-    driver::Question,
-    links::refuse,
-    store::Store,
-    waiting::Answer,
-};
+use crate::{checksum, driver::Question, links::refuse, store::Store, waiting::Answer};
 
 /// Which peer a client means, and in which state of its region. What is absent is not checked.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -132,7 +126,9 @@ impl Node {
         match ticket.answer().await {
             Some(Answer::Done(Ok(Response::Written(outcome)))) => Ok(outcome),
             Some(Answer::Done(Err(error))) => Err(error),
-            Some(Answer::Done(Ok(Response::Commanded(_))) | Answer::Granted(..)) => unreachable!("a write is answered by an outcome"),
+            Some(Answer::Done(Ok(Response::Commanded(_))) | Answer::Granted(..)) => {
+                unreachable!("a write is answered by an outcome")
+            }
             None => Err(refusal::unknown_outcome("the store is stopping")),
         }
     }
@@ -167,7 +163,11 @@ impl Node {
         }
     }
 
-    pub(crate) async fn submit_command(&self, target: StoreTarget, command: Command) -> Result<Vec<Region>, RegionError> {
+    pub(crate) async fn submit_command(
+        &self,
+        target: StoreTarget,
+        command: Command,
+    ) -> Result<Vec<Region>, RegionError> {
         let store = &self.inner.store;
         let ticket = store.waiting.ticket();
         let region_id = target.region_id;
@@ -175,7 +175,9 @@ impl Node {
         match timeout(COMMAND_TIMEOUT, ticket.answer()).await {
             Ok(Some(Answer::Done(Ok(Response::Commanded(regions))))) => Ok(regions),
             Ok(Some(Answer::Done(Err(error)))) => Err(error),
-            Ok(Some(Answer::Done(Ok(Response::Written(_))) | Answer::Granted(..))) => unreachable!("a command is answered by regions"),
+            Ok(Some(Answer::Done(Ok(Response::Written(_))) | Answer::Granted(..))) => {
+                unreachable!("a command is answered by regions")
+            }
             Ok(None) => Err(refusal::unknown_outcome("the store is stopping")),
             Err(_) => Err(refusal::unknown_outcome(format!("no answer within {} s", COMMAND_TIMEOUT.as_secs()))),
         }
@@ -225,7 +227,10 @@ impl Node {
                 }
                 Some(answer) => return answer,
                 None if Instant::now() + PLACEMENT_PAUSE > deadline => {
-                    let message = format!("no store leads the system group, or none could be reached within {} s", PLACEMENT_TIMEOUT.as_secs());
+                    let message = format!(
+                        "no store leads the system group, or none could be reached within {} s",
+                        PLACEMENT_TIMEOUT.as_secs()
+                    );
                     return refuse(PlacementErrorKind::NotReady, message, 0);
                 }
                 None => self.inner.store.doubt_system_lead(now.store_id),
@@ -288,7 +293,9 @@ impl Node {
     pub(crate) async fn new_ids(&self, count: u64) -> Result<IdBlock, RegionError> {
         match self.placement(Request::AllocIds(count)).await.response {
             Some(placement_response::Response::Ids(block)) if block.count >= count => Ok(block),
-            Some(placement_response::Response::Error(error)) => Err(refusal::busy(format!("no ids to be had: {}", error.message))),
+            Some(placement_response::Response::Error(error)) => {
+                Err(refusal::busy(format!("no ids to be had: {}", error.message)))
+            }
             _ => Err(refusal::busy("no ids to be had: unexpected answer")),
         }
     }

@@ -55,7 +55,8 @@ pub fn send(store: &Arc<Store>, store_id: u64, message: RaftMessage) {
 
 /// What a view of the data stands for.
 fn describe(view: &Snapshot, region_id: u64) -> Result<Option<(Region, ApplyState)>, EngineError> {
-    let (Some(state), Some(applied)) = (view.get(Cf::Raft, &peer_state_key(region_id))?, view.get(Cf::Raft, &apply_state_key(region_id))?)
+    let (Some(state), Some(applied)) =
+        (view.get(Cf::Raft, &peer_state_key(region_id))?, view.get(Cf::Raft, &apply_state_key(region_id))?)
     else {
         return Ok(None);
     };
@@ -72,8 +73,9 @@ async fn stream(store: &Arc<Store>, store_id: u64, mut message: RaftMessage) -> 
     let started = std::time::Instant::now();
     let read = move || -> Result<_, String> {
         let view = engine.snapshot();
-        let (region, applied) =
-            describe(&view, region_id).map_err(|error| error.to_string())?.ok_or("the region is not on this store any more")?;
+        let (region, applied) = describe(&view, region_id)
+            .map_err(|error| error.to_string())?
+            .ok_or("the region is not on this store any more")?;
         let (mut pairs, mut bytes) = (0u64, 0u64);
         walk(&view, &region, |_, key, value| {
             pairs += 1;
@@ -83,12 +85,18 @@ async fn stream(store: &Arc<Store>, store_id: u64, mut message: RaftMessage) -> 
         .map_err(|error| error.to_string())?;
         Ok((view, region, applied, pairs, bytes))
     };
-    let (view, region, applied, pairs, data_bytes) = tokio::task::spawn_blocking(read).await.map_err(|error| error.to_string())??;
+    let (view, region, applied, pairs, data_bytes) =
+        tokio::task::spawn_blocking(read).await.map_err(|error| error.to_string())??;
     let raft = message.message.get_or_insert_default();
     let ids = |role| region.peers.iter().filter(|peer| peer.role() == role).map(|peer| peer.id).collect();
-    let conf_state = wire_raft::ConfState { voters: ids(PeerRole::Voter), learners: ids(PeerRole::Learner), ..Default::default() };
-    raft.snapshot =
-        Some(wire_raft::Snapshot { data: Bytes::new(), conf_state: Some(conf_state), index: applied.index, term: applied.term });
+    let conf_state =
+        wire_raft::ConfState { voters: ids(PeerRole::Voter), learners: ids(PeerRole::Learner), ..Default::default() };
+    raft.snapshot = Some(wire_raft::Snapshot {
+        data: Bytes::new(),
+        conf_state: Some(conf_state),
+        index: applied.index,
+        term: applied.term,
+    });
     message.epoch = region.epoch;
     let header = SnapshotHeader { message: Some(message), region: Some(region.clone()), data_bytes, pairs };
     let (chunks, receiver) = mpsc::channel(CHUNKS_AHEAD);
@@ -105,7 +113,11 @@ async fn stream(store: &Arc<Store>, store_id: u64, mut message: RaftMessage) -> 
                 }
             }
             bytes += size;
-            chunk.pairs.push(Pair { cf: cf as u32, key: Bytes::copy_from_slice(key), value: Bytes::copy_from_slice(value) });
+            chunk.pairs.push(Pair {
+                cf: cf as u32,
+                key: Bytes::copy_from_slice(key),
+                value: Bytes::copy_from_slice(value),
+            });
             true
         });
         let last = match walked {
@@ -122,7 +134,11 @@ async fn stream(store: &Arc<Store>, store_id: u64, mut message: RaftMessage) -> 
 }
 
 /// Visits a region's pairs, by column family and key; keys without their space's prefix. Ends early when told `false`.
-pub fn walk(view: &Snapshot, region: &Region, mut visit: impl FnMut(Cf, &[u8], &[u8]) -> bool) -> Result<(), EngineError> {
+pub fn walk(
+    view: &Snapshot,
+    region: &Region,
+    mut visit: impl FnMut(Cf, &[u8], &[u8]) -> bool,
+) -> Result<(), EngineError> {
     let start = data_key(region.space(), &region.start_key);
     let end = data_end_key(region.space(), &region.end_key);
     for cf in Cf::DATA {
@@ -139,13 +155,19 @@ pub fn walk(view: &Snapshot, region: &Region, mut visit: impl FnMut(Cf, &[u8], &
 }
 
 /// Takes a snapshot in and hands it to the worker.
-pub async fn receive(store: Arc<Store>, from_store: u64, header: SnapshotHeader, mut chunks: SnapshotChunks) -> Result<(), String> {
+pub async fn receive(
+    store: Arc<Store>,
+    from_store: u64,
+    header: SnapshotHeader,
+    mut chunks: SnapshotChunks,
+) -> Result<(), String> {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let (Some(message), Some(region)) = (header.message, header.region) else {
         return Err("the header lacks the message or the region".to_owned());
     };
     let (from, to) = (message.from.unwrap_or_default(), message.to.unwrap_or_default());
-    if from.store_id != from_store || to.store_id != store.store_id || region.id != message.region_id || region.id == 0 {
+    if from.store_id != from_store || to.store_id != store.store_id || region.id != message.region_id || region.id == 0
+    {
         return Err(format!("the header of region {} is not meant for store {}", region.id, store.store_id));
     }
     let _permit = store

@@ -9,6 +9,15 @@ use std::{
     time::Duration,
 };
 
+use crate::{
+    clock,
+    disk::StoreDisk,
+    fatal,
+    metrics::metrics,
+    snapshots,
+    store::{Mail, News, Store},
+    waiting::Answer,
+};
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use flotilla_engine::Engine;
 use flotilla_proto::{
@@ -21,15 +30,6 @@ use flotilla_raftstore::{
     recover::Recovered,
 };
 use prost::Message as _;
-use crate::{
-    clock,
-    disk::StoreDisk,
-    fatal,
-    metrics::metrics,
-    snapshots,
-    store::{Mail, News, Store},
-    waiting::Answer,
-};
 
 /// Mail taken in one iteration: enough to share batches, few enough that nothing waits long.
 const MAIL_PER_LOOP_MAX: usize = 4096;
@@ -67,7 +67,12 @@ fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> thread::JoinHandl
 
 impl Threads {
     /// Starts everything.
-    pub fn start(store: &Arc<Store>, settings: &Settings, recovered: Recovered, inboxes: Vec<Receiver<Mail>>) -> Threads {
+    pub fn start(
+        store: &Arc<Store>,
+        settings: &Settings,
+        recovered: Recovered,
+        inboxes: Vec<Receiver<Mail>>,
+    ) -> Threads {
         let mut threads = Threads { store: store.clone(), workers: Vec::new(), others: Vec::new() };
         let (log, batches) = channel::unbounded();
         let writer = store.clone();
@@ -118,7 +123,8 @@ impl Runner {
                 counts.0.store(regions, Ordering::Relaxed);
                 counts.1.store(leaders, Ordering::Relaxed);
             }
-            let deadline = worker.next_deadline().map_or(IDLE, |at| Duration::from_millis(at.saturating_sub(clock::now_ms())));
+            let deadline =
+                worker.next_deadline().map_or(IDLE, |at| Duration::from_millis(at.saturating_sub(clock::now_ms())));
             let first = match inbox.recv_timeout(deadline) {
                 Ok(mail) => mail,
                 Err(RecvTimeoutError::Timeout) => Mail::Event(Event::Tick, 0),
@@ -265,7 +271,11 @@ fn apply_tasks(worker: usize, store: &Store, tasks: &Receiver<Vec<ApplyTask>>) {
         metrics.apply_batches.inc_by(output.batches);
         metrics.entries_applied.inc_by(output.entries);
         metrics.apply_seconds.observe(started.elapsed().as_secs_f64());
-        if output.applied.iter().any(|applied| applied.changes.iter().any(|change| !matches!(change, Change::Conf { .. }))) {
+        if output
+            .applied
+            .iter()
+            .any(|applied| applied.changes.iter().any(|change| !matches!(change, Change::Conf { .. })))
+        {
             let mut ranges = store.ranges.lock();
             for applied in &output.applied {
                 ranges.note(applied);

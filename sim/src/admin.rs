@@ -77,7 +77,8 @@ impl World {
 
     fn members_command(&mut self, known: &Known) -> Option<Command> {
         let region = &known.region;
-        let learners: Vec<Peer> = region.peers.iter().filter(|peer| peer.role() == PeerRole::Learner).copied().collect();
+        let learners: Vec<Peer> =
+            region.peers.iter().filter(|peer| peer.role() == PeerRole::Learner).copied().collect();
         let taken = |store: &u64| region.peers.iter().any(|peer| peer.store_id == *store);
         let free: Vec<u64> = (1..=self.knobs.stores as u64).filter(|store| !taken(store)).collect();
         let movable: Vec<Peer> =

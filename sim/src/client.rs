@@ -236,8 +236,7 @@ impl World {
         };
         self.trace.note(&[30, id.0, store as u64, region_id]);
         self.say(|| format!("request {} of {owner:?} to store {}: {request:?}", id.0, store + 1));
-        let open =
-            Open { owner, store, called_us: self.now_us, wishes, region_id, taken: false, answered: false };
+        let open = Open { owner, store, called_us: self.now_us, wishes, region_id, taken: false, answered: false };
         self.clients.open.insert(id, open);
         let patience = self.knobs.patience_ms * 1000;
         self.schedule(patience, Action::GiveUp { id });
@@ -250,7 +249,8 @@ impl World {
 
     pub(crate) fn deliver_request(&mut self, store: usize, id: RequestId, request: Request) {
         if !self.stores[store].up {
-            let refused = Answer::Refused(Box::new(RegionError { message: "nobody listens".into(), ..Default::default() }));
+            let refused =
+                Answer::Refused(Box::new(RegionError { message: "nobody listens".into(), ..Default::default() }));
             return self.schedule(1_000, Action::Answered { id, answer: refused });
         }
         if let Some(open) = self.clients.open.get_mut(&id) {

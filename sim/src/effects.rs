@@ -173,7 +173,16 @@ impl World {
         let from = self.stores[store].id;
         for message in &messages {
             let raft = message.message.clone().unwrap_or_default();
-            self.trace.note(&[11, from, to, message.region_id, u64::from(raft.kind), raft.term, raft.index, raft.commit]);
+            self.trace.note(&[
+                11,
+                from,
+                to,
+                message.region_id,
+                u64::from(raft.kind),
+                raft.term,
+                raft.index,
+                raft.commit,
+            ]);
             self.say(|| describe(from, to, message));
             self.network.hoard(from, to, message, &mut self.rng);
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use flotilla_proto::store::{PeerRole, PeerStatus, Region};
+use flotilla_proto::store::{PeerStatus, Region};
 use flotilla_raftstore::{RequestId, Target};
 
 use crate::{
@@ -195,10 +195,7 @@ impl World {
                     region.peers.iter().any(|peer| peer.id == state.peer_id && peer.store_id == store.id)
                 });
                 let gone = state.status() == PeerStatus::Tombstone && !state.clearing;
-                let learner = state.region.as_ref().is_some_and(|region| {
-                    region.peers.iter().any(|peer| peer.id == state.peer_id && peer.role() == PeerRole::Learner)
-                });
-                if !member && !gone && !learner {
+                if !member && !gone {
                     return Err(format!(
                         "store {} still has peer {} of region {region_id}, which is no member: {:?} {:?}",
                         store.id,

@@ -205,12 +205,16 @@ impl World {
             }
         }
         if applied.iter().any(|applied| !applied.changes.is_empty()) {
-            let live: Vec<Region> = newest.peer_states().into_iter().filter(is_live).filter_map(|state| state.region).collect();
+            let live: Vec<Region> =
+                newest.peer_states().into_iter().filter(is_live).filter_map(|state| state.region).collect();
             for region in &live {
                 let (version, conf_ver) = rank(region.epoch);
                 let hash = same_region_hash(region);
                 if *self.laws.regions.entry((region.id, version, conf_ver)).or_insert(hash) != hash {
-                    broken = Some(format!("an epoch stands for one shape of a region: region {} at {version}, {conf_ver}", region.id));
+                    broken = Some(format!(
+                        "an epoch stands for one shape of a region: region {} at {version}, {conf_ver}",
+                        region.id
+                    ));
                 }
             }
             if let Some((one, other)) = overlap(live) {
@@ -237,8 +241,7 @@ impl World {
             let removed = disk.durable().peer_state(region.id).is_some_and(|state| state.min_peer_id > peer.id);
             peer.role() == PeerRole::Voter && !removed
         };
-        let voters: Vec<usize> =
-            region.peers.iter().filter(counts).map(|peer| peer.store_id as usize - 1).collect();
+        let voters: Vec<usize> = region.peers.iter().filter(counts).map(|peer| peer.store_id as usize - 1).collect();
         let holds = |store: &&usize| {
             let disk = self.stores[**store].disk.borrow();
             let durable = disk.durable();

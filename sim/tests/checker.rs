@@ -57,11 +57,10 @@ fn bad_histories_fail() {
         ("a deleted value returns", vec![put(1, 2, 7), delete(3, 4), get(5, 6, 7)]),
         ("an unknown write is undone", vec![put(1, 0, 7), get(2, 3, 7), get(4, 5, 0)]),
         ("an effect before its call", vec![get(1, 2, 7), put(3, 4, 7)]),
-        ("two swaps from one value", vec![
-            put(1, 2, 7),
-            swap(3, 9, 7, 8, Some((true, 7))),
-            swap(3, 9, 7, 9, Some((true, 7))),
-        ]),
+        (
+            "two swaps from one value",
+            vec![put(1, 2, 7), swap(3, 9, 7, 8, Some((true, 7))), swap(3, 9, 7, 9, Some((true, 7)))],
+        ),
         ("a swap that failed and yet swapped", vec![put(1, 2, 7), swap(3, 4, 6, 8, Some((false, 7))), get(5, 6, 8)]),
         ("an unknown write twice", vec![put(1, 0, 7), get(2, 3, 7), put(4, 5, 8), get(6, 7, 8), get(8, 9, 7)]),
     ];

@@ -85,21 +85,21 @@ async fn wrong_region_or_store(cluster: &Cluster) {
         peer: Some(metapb::Peer { id: region.peers[0].id, store_id: 1, ..Default::default() }),
         ..Default::default()
     };
-    assert!(get(cluster, good.clone(), b"kept").await.region_error.is_none());
+    assert!(get(cluster, good, b"kept").await.region_error.is_none());
 
-    let mut wrong_epoch = good.clone();
+    let mut wrong_epoch = good;
     wrong_epoch.region_epoch = Some(metapb::RegionEpoch { conf_ver: epoch.conf_ver, version: epoch.version + 1 });
     let error = get(cluster, wrong_epoch, b"kept").await.region_error.expect("the epoch is wrong");
     let current = error.epoch_not_match.expect("and that is what it says").current_regions;
     assert_eq!(current[0].id, region.id, "the error tells how the region stands");
 
-    let mut wrong_store = good.clone();
+    let mut wrong_store = good;
     wrong_store.peer = Some(metapb::Peer { id: region.peers[0].id, store_id: 7, ..Default::default() });
     let error = get(cluster, wrong_store, b"kept").await.region_error.expect("the store is wrong");
     let mismatch = error.store_not_match.expect("and that is what it says");
     assert_eq!((mismatch.request_store_id, mismatch.actual_store_id), (7, 1));
 
-    let mut wrong_region = good.clone();
+    let mut wrong_region = good;
     wrong_region.region_id = 999_999;
     let error = get(cluster, wrong_region, b"kept").await.region_error.expect("there is no such region");
     assert_eq!(error.region_not_found.expect("and that is what it says").region_id, 999_999);

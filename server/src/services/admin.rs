@@ -2,10 +2,13 @@
 
 use flotilla_proto::{
     admin::{
-        ChecksumRequest, ChecksumResponse, ClusterStatusRequest, ClusterStatusResponse, CreateKeyspaceRequest, GetRegionRequest,
-        ListKeyspacesRequest, ListStoresRequest, LocateRequest, RegionCommandRequest, RegionCommandResponse, admin_server::Admin,
+        ChecksumRequest, ChecksumResponse, ClusterStatusRequest, ClusterStatusResponse, CreateKeyspaceRequest,
+        GetRegionRequest, ListKeyspacesRequest, ListStoresRequest, LocateRequest, RegionCommandRequest,
+        RegionCommandResponse, admin_server::Admin,
     },
-    placement::{self, Keyspace, KeyspacesResponse, RegionInfo, ScanRegionsRequest, ScanRegionsResponse, StoresResponse},
+    placement::{
+        self, Keyspace, KeyspacesResponse, RegionInfo, ScanRegionsRequest, ScanRegionsResponse, StoresResponse,
+    },
     store::{Epoch, PeerRole, RegionError},
 };
 use tonic::{Request, Response, Status};
@@ -31,12 +34,16 @@ impl AdminService {
 
 #[tonic::async_trait]
 impl Admin for AdminService {
-    async fn cluster_status(&self, _: Request<ClusterStatusRequest>) -> Result<Response<ClusterStatusResponse>, Status> {
+    async fn cluster_status(
+        &self,
+        _: Request<ClusterStatusRequest>,
+    ) -> Result<Response<ClusterStatusResponse>, Status> {
         let info = asking::cluster_info(&self.node).await?;
         let stores = asking::stores(&self.node).await?;
         let wanted = REPLICAS_WANTED.min(stores.len());
         let (mut leaderless_regions, mut under_replicated_regions) = (0, 0);
-        let mut from = ScanRegionsRequest { limit: SCAN_REGIONS_MAX, with_system: true, ..ScanRegionsRequest::default() };
+        let mut from =
+            ScanRegionsRequest { limit: SCAN_REGIONS_MAX, with_system: true, ..ScanRegionsRequest::default() };
         loop {
             let regions = asking::scan_regions(&self.node, from.clone()).await?;
             leaderless_regions += regions.iter().filter(|region| region.leader.is_none()).count() as u64;
@@ -50,7 +57,12 @@ impl Admin for AdminService {
                 _ => break,
             }
         }
-        Ok(Response::new(ClusterStatusResponse { info: Some(info), stores, leaderless_regions, under_replicated_regions }))
+        Ok(Response::new(ClusterStatusResponse {
+            info: Some(info),
+            stores,
+            leaderless_regions,
+            under_replicated_regions,
+        }))
     }
 
     async fn list_stores(&self, _: Request<ListStoresRequest>) -> Result<Response<StoresResponse>, Status> {
@@ -58,7 +70,10 @@ impl Admin for AdminService {
         Ok(Response::new(StoresResponse { stores }))
     }
 
-    async fn list_regions(&self, request: Request<ScanRegionsRequest>) -> Result<Response<ScanRegionsResponse>, Status> {
+    async fn list_regions(
+        &self,
+        request: Request<ScanRegionsRequest>,
+    ) -> Result<Response<ScanRegionsResponse>, Status> {
         let regions = asking::scan_regions(&self.node, request.into_inner()).await?;
         Ok(Response::new(ScanRegionsResponse { regions }))
     }
@@ -73,7 +88,10 @@ impl Admin for AdminService {
         Ok(Response::new(asking::region_by_key(&self.node, request).await?))
     }
 
-    async fn region_command(&self, request: Request<RegionCommandRequest>) -> Result<Response<RegionCommandResponse>, Status> {
+    async fn region_command(
+        &self,
+        request: Request<RegionCommandRequest>,
+    ) -> Result<Response<RegionCommandResponse>, Status> {
         let timer = metrics().request("admin_region_command");
         let request = request.into_inner();
         if request.command.is_none() {
@@ -92,7 +110,8 @@ impl Admin for AdminService {
 
     async fn checksum(&self, request: Request<ChecksumRequest>) -> Result<Response<ChecksumResponse>, Status> {
         let region_id = request.into_inner().region_id;
-        let not_found = || Status::not_found(format!("store {} has no peer of region {region_id}", self.node.store_id()));
+        let not_found =
+            || Status::not_found(format!("store {} has no peer of region {region_id}", self.node.store_id()));
         self.node.checksum(region_id).await.map(Response::new).ok_or_else(not_found)
     }
 
@@ -140,21 +159,29 @@ fn status(region_id: u64, error: RegionError) -> Status {
     } else if region_not_found.is_some() {
         Status::not_found(because(format!("region {region_id} not found")))
     } else if let Some(epoch_not_match) = epoch_not_match {
-        let current = epoch_not_match.current.iter().find(|region| region.id == region_id).and_then(|region| region.epoch);
+        let current =
+            epoch_not_match.current.iter().find(|region| region.id == region_id).and_then(|region| region.epoch);
         let Epoch { conf_ver, version } = current.unwrap_or_default();
-        Status::aborted(because(format!("region {region_id} changed: its epoch is (conf_ver {conf_ver}, version {version}) now")))
+        Status::aborted(because(format!(
+            "region {region_id} changed: its epoch is (conf_ver {conf_ver}, version {version}) now"
+        )))
     } else if let Some(error) = key_not_in_region {
         let (key, start, end) = (show(&error.key), show(&error.start_key), show(&error.end_key));
         Status::out_of_range(because(format!("key {key} is not in region {region_id} from {start} to {end}")))
     } else if let Some(error) = store_not_match {
-        Status::failed_precondition(because(format!("request is for store {}, this is store {}", error.requested, error.actual)))
+        Status::failed_precondition(because(format!(
+            "request is for store {}, this is store {}",
+            error.requested, error.actual
+        )))
     } else if let Some(reason) = busy {
         Status::unavailable(because(format!("region {region_id} is busy: {reason}")))
     } else if stale_command.is_some() {
         Status::aborted(because(format!("region {region_id} got another leader; the command was not applied")))
     } else if let Some(error) = too_large {
         let (bytes, limit) = (error.bytes, error.limit_bytes);
-        Status::resource_exhausted(because(format!("command of {bytes} bytes is too large: the limit is {limit} bytes")))
+        Status::resource_exhausted(because(format!(
+            "command of {bytes} bytes is too large: the limit is {limit} bytes"
+        )))
     } else {
         Status::unknown(because(format!("{OUTCOME_UNKNOWN}region {region_id} gave no reason")))
     }
@@ -184,16 +211,28 @@ mod tests {
             ),
             (
                 RegionError {
-                    key_not_in_region: Some(KeyNotInRegion { key: "k".into(), start_key: "l".into(), ..Default::default() }),
+                    key_not_in_region: Some(KeyNotInRegion {
+                        key: "k".into(),
+                        start_key: "l".into(),
+                        ..Default::default()
+                    }),
                     ..default()
                 },
                 Code::OutOfRange,
                 "key \"k\" is not in region 7 from \"l\"",
             ),
-            (RegionError { invalid: Some("store 9 has no peer".into()), ..default() }, Code::FailedPrecondition, "store 9 has no peer"),
+            (
+                RegionError { invalid: Some("store 9 has no peer".into()), ..default() },
+                Code::FailedPrecondition,
+                "store 9 has no peer",
+            ),
             (RegionError { unknown_outcome: Some("timeout".into()), ..default() }, Code::Unknown, OUTCOME_UNKNOWN),
             (default(), Code::Unknown, OUTCOME_UNKNOWN),
-            (RegionError { message: "why".into(), stale_command: Some(true), ..default() }, Code::Aborted, "not applied: why"),
+            (
+                RegionError { message: "why".into(), stale_command: Some(true), ..default() },
+                Code::Aborted,
+                "not applied: why",
+            ),
         ] {
             let status = status(7, error);
             assert_eq!(status.code(), code, "{}", status.message());

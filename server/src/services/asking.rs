@@ -1,8 +1,8 @@
 //! Questions to the placement driver, each with the one kind of answer that fits.
 
 use flotilla_proto::placement::{
-    ClusterInfo, GetRegionRequest, Keyspace, PlacementError, PlacementErrorKind, PlacementResponse, RegionInfo, ScanRegionsRequest, Store,
-    TsoResponse, placement_request::Request, placement_response::Response,
+    ClusterInfo, GetRegionRequest, Keyspace, PlacementError, PlacementErrorKind, PlacementResponse, RegionInfo,
+    ScanRegionsRequest, Store, TsoResponse, placement_request::Request, placement_response::Response,
 };
 use tonic::Status;
 
@@ -41,7 +41,9 @@ impl From<PlacementError> for AskError {
     fn from(error: PlacementError) -> AskError {
         let kind = error.kind();
         match kind {
-            PlacementErrorKind::NotLeader if error.message.is_empty() => AskError::NotReady("its store is not known".into()),
+            PlacementErrorKind::NotLeader if error.message.is_empty() => {
+                AskError::NotReady("its store is not known".into())
+            }
             PlacementErrorKind::NotLeader | PlacementErrorKind::NotReady => AskError::NotReady(error.message),
             PlacementErrorKind::NotFound => AskError::NotFound(error.message),
             PlacementErrorKind::Invalid => AskError::Invalid(error.message),
@@ -50,11 +52,18 @@ impl From<PlacementError> for AskError {
 }
 
 /// Asks, and takes the fitting answer out with `take`.
-pub async fn ask<T>(node: &Node, request: Request, take: impl FnOnce(Response) -> Result<T, Box<Response>>) -> Result<T, AskError> {
+pub async fn ask<T>(
+    node: &Node,
+    request: Request,
+    take: impl FnOnce(Response) -> Result<T, Box<Response>>,
+) -> Result<T, AskError> {
     fitting(node.placement(request).await, take)
 }
 
-fn fitting<T>(answer: PlacementResponse, take: impl FnOnce(Response) -> Result<T, Box<Response>>) -> Result<T, AskError> {
+fn fitting<T>(
+    answer: PlacementResponse,
+    take: impl FnOnce(Response) -> Result<T, Box<Response>>,
+) -> Result<T, AskError> {
     match answer.response {
         Some(Response::Error(error)) => Err(error.into()),
         Some(response) => take(response).map_err(|other| AskError::Unexpected(variant(&other))),
@@ -105,7 +114,11 @@ pub async fn scan_regions(node: &Node, request: ScanRegionsRequest) -> Result<Ve
 /// The largest of `count` new timestamps.
 pub async fn timestamps(node: &Node, count: u32) -> Result<TsoResponse, AskError> {
     let answer = ask(node, Request::Tso(count), only!(Tso)).await?;
-    if answer.count == count { Ok(answer) } else { Err(AskError::Unexpected(format!("{} timestamps instead of {count}", answer.count))) }
+    if answer.count == count {
+        Ok(answer)
+    } else {
+        Err(AskError::Unexpected(format!("{} timestamps instead of {count}", answer.count)))
+    }
 }
 
 /// One new id.

@@ -119,7 +119,10 @@ impl Asked<'_> {
         }
         let mut answer = errorpb::Error { message, ..errorpb::Error::default() };
         if let Some(not_leader) = not_leader {
-            answer.not_leader = Some(errorpb::NotLeader { region_id: not_leader.region_id, leader: not_leader.leader.as_ref().map(peer) });
+            answer.not_leader = Some(errorpb::NotLeader {
+                region_id: not_leader.region_id,
+                leader: not_leader.leader.as_ref().map(peer),
+            });
         } else if let Some(region_id) = region_not_found {
             answer.region_not_found = Some(errorpb::RegionNotFound { region_id });
         } else if let Some(epoch_not_match) = epoch_not_match {
@@ -128,19 +131,26 @@ impl Asked<'_> {
         } else if let Some(error) = key_not_in_region {
             // A key that is none in the client's form is given back as it is: it is for people.
             let key = self.format.client(&error.key).map_or(error.key, Into::into);
-            answer.key_not_in_region =
-                Some(errorpb::KeyNotInRegion { key, region_id: error.region_id, start_key: error.start_key, end_key: error.end_key });
+            answer.key_not_in_region = Some(errorpb::KeyNotInRegion {
+                key,
+                region_id: error.region_id,
+                start_key: error.start_key,
+                end_key: error.end_key,
+            });
         } else if let Some(error) = store_not_match {
-            answer.store_not_match = Some(errorpb::StoreNotMatch { request_store_id: error.requested, actual_store_id: error.actual });
+            answer.store_not_match =
+                Some(errorpb::StoreNotMatch { request_store_id: error.requested, actual_store_id: error.actual });
         } else if let Some(reason) = busy {
             answer.server_is_busy = Some(errorpb::ServerIsBusy { reason, backoff_ms: 0 });
         } else if stale_command.is_some() {
             answer.stale_command = Some(errorpb::StaleCommand {});
         } else if let Some(error) = too_large {
             if answer.message.is_empty() {
-                answer.message = format!("write of {} bytes is too large: the limit is {} bytes", error.bytes, error.limit_bytes);
+                answer.message =
+                    format!("write of {} bytes is too large: the limit is {} bytes", error.bytes, error.limit_bytes);
             }
-            answer.raft_entry_too_large = Some(errorpb::RaftEntryTooLarge { region_id: self.region_id, entry_size: error.bytes });
+            answer.raft_entry_too_large =
+                Some(errorpb::RaftEntryTooLarge { region_id: self.region_id, entry_size: error.bytes });
         } else {
             // Not one of ours: nothing says that the write was not applied.
             return Failure::OutcomeUnknown(explained(answer.message, "the region gave no reason".into()));
@@ -160,7 +170,10 @@ pub fn target(context: &kvrpcpb::Context) -> Result<Target, Failure> {
     Ok(Target {
         region_id: context.region_id,
         store_id: context.peer.as_ref().map(|peer| peer.store_id).filter(|&id| id != 0),
-        epoch: context.region_epoch.as_ref().map(|epoch| store::Epoch { conf_ver: epoch.conf_ver, version: epoch.version }),
+        epoch: context
+            .region_epoch
+            .as_ref()
+            .map(|epoch| store::Epoch { conf_ver: epoch.conf_ver, version: epoch.version }),
     })
 }
 
@@ -170,7 +183,10 @@ pub fn region(region: &store::Region) -> metapb::Region {
         id: region.id,
         start_key: region.start_key.clone(),
         end_key: region.end_key.clone(),
-        region_epoch: region.epoch.as_ref().map(|epoch| metapb::RegionEpoch { conf_ver: epoch.conf_ver, version: epoch.version }),
+        region_epoch: region
+            .epoch
+            .as_ref()
+            .map(|epoch| metapb::RegionEpoch { conf_ver: epoch.conf_ver, version: epoch.version }),
         peers: region.peers.iter().map(peer).collect(),
     }
 }
@@ -229,8 +245,10 @@ mod tests {
 
     #[test]
     fn a_follower_names_the_leader_as_far_as_it_knows_it() {
-        let error =
-            |leader| store::RegionError { not_leader: Some(store::NotLeader { region_id: 7, leader }), ..store::RegionError::default() };
+        let error = |leader| store::RegionError {
+            not_leader: Some(store::NotLeader { region_id: 7, leader }),
+            ..store::RegionError::default()
+        };
         let known = region_error(error(Some(leader()))).not_leader.unwrap();
         assert_eq!((known.region_id, known.leader.unwrap().store_id), (7, 2));
         assert_eq!(region_error(error(None)).not_leader.unwrap().leader, None);
@@ -247,7 +265,9 @@ mod tests {
             ..store::Region::default()
         };
         let error = store::RegionError {
-            epoch_not_match: Some(store::EpochNotMatch { current: vec![current(7, store::Space::User), current(1, store::Space::System)] }),
+            epoch_not_match: Some(store::EpochNotMatch {
+                current: vec![current(7, store::Space::User), current(1, store::Space::System)],
+            }),
             ..store::RegionError::default()
         };
         let regions = region_error(error).epoch_not_match.unwrap().current_regions;
@@ -262,8 +282,14 @@ mod tests {
         let default = store::RegionError::default;
         for (error, kind) in [
             (store::RegionError { region_not_found: Some(7), ..default() }, "region_not_found"),
-            (store::RegionError { key_not_in_region: Some(store::KeyNotInRegion::default()), ..default() }, "key_not_in_region"),
-            (store::RegionError { store_not_match: Some(store::StoreNotMatch::default()), ..default() }, "store_not_match"),
+            (
+                store::RegionError { key_not_in_region: Some(store::KeyNotInRegion::default()), ..default() },
+                "key_not_in_region",
+            ),
+            (
+                store::RegionError { store_not_match: Some(store::StoreNotMatch::default()), ..default() },
+                "store_not_match",
+            ),
             (store::RegionError { busy: Some("full".into()), ..default() }, "server_is_busy"),
             (store::RegionError { stale_command: Some(true), ..default() }, "stale_command"),
             (store::RegionError { too_large: Some(store::TooLarge::default()), ..default() }, "raft_entry_too_large"),
@@ -288,7 +314,10 @@ mod tests {
 
     #[test]
     fn too_large_names_limit_and_size() {
-        let error = store::RegionError { too_large: Some(store::TooLarge { bytes: 11, limit_bytes: 10 }), ..store::RegionError::default() };
+        let error = store::RegionError {
+            too_large: Some(store::TooLarge { bytes: 11, limit_bytes: 10 }),
+            ..store::RegionError::default()
+        };
         let error = region_error(error);
         assert_eq!(error.raft_entry_too_large.unwrap(), errorpb::RaftEntryTooLarge { region_id: 7, entry_size: 11 });
         assert!(error.message.contains("11") && error.message.contains("10"));
@@ -296,7 +325,8 @@ mod tests {
 
     #[test]
     fn an_unknown_outcome_is_a_text_and_never_a_region_error() {
-        let unknown = store::RegionError { unknown_outcome: Some("leader changed".into()), ..store::RegionError::default() };
+        let unknown =
+            store::RegionError { unknown_outcome: Some("leader changed".into()), ..store::RegionError::default() };
         for error in [unknown, store::RegionError::default()] {
             let (mut region_error, mut text) = (None, String::new());
             answer(error).fill(&mut region_error, &mut text);

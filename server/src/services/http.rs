@@ -120,7 +120,8 @@ struct RegionsQuery {
 
 async fn regions(State(site): State<Site>, Query(query): Query<RegionsQuery>) -> Result<Json<Value>, Refusal> {
     let limit = query.limit.unwrap_or(SCAN_REGIONS_MAX as usize).min(SCAN_REGIONS_MAX as usize);
-    let from = from_hex(&query.key).ok_or_else(|| Refusal(StatusCode::BAD_REQUEST, format!("key {:?} is no hex text", query.key)))?;
+    let from = from_hex(&query.key)
+        .ok_or_else(|| Refusal(StatusCode::BAD_REQUEST, format!("key {:?} is no hex text", query.key)))?;
     let (mut count, mut listed) = (0, vec![]);
     let mut start_key = Bytes::new();
     loop {
@@ -129,7 +130,8 @@ async fn regions(State(site): State<Site>, Query(query): Query<RegionsQuery>) ->
         count += found.iter().filter(|info| is_users(info)).count();
         let room = limit - listed.len();
         listed.extend(found.iter().filter(|info| is_users(info) && ends_behind(info, &from)).take(room).map(region));
-        let end = found.last().and_then(|info| info.region.as_ref()).map(|region| region.end_key.clone()).unwrap_or_default();
+        let end =
+            found.last().and_then(|info| info.region.as_ref()).map(|region| region.end_key.clone()).unwrap_or_default();
         if found.len() < SCAN_REGIONS_MAX as usize || end.is_empty() {
             return Ok(Json(json!({ "count": count, "regions": listed })));
         }

@@ -80,7 +80,9 @@ impl KeyFormat {
     pub fn stored(self, key: &[u8]) -> Result<Vec<u8>, KeyError> {
         limits::check_key(key)?;
         match self {
-            KeyFormat::Plain if RESERVED.iter().any(|(prefix, _)| key.starts_with(prefix)) => Err(KeyError::Reserved(show(key))),
+            KeyFormat::Plain if RESERVED.iter().any(|(prefix, _)| key.starts_with(prefix)) => {
+                Err(KeyError::Reserved(show(key)))
+            }
             KeyFormat::Plain => Ok(key.to_vec()),
             KeyFormat::Keyspaced => {
                 keyspace_of(key)?;
@@ -93,7 +95,9 @@ impl KeyFormat {
     pub fn client(self, stored: &[u8]) -> Result<Vec<u8>, KeyError> {
         match self {
             KeyFormat::Plain => Ok(stored.to_vec()),
-            KeyFormat::Keyspaced => memcomparable::decode(stored).map_err(|error| KeyError::Corrupt { key: show(stored), error }),
+            KeyFormat::Keyspaced => {
+                memcomparable::decode(stored).map_err(|error| KeyError::Corrupt { key: show(stored), error })
+            }
         }
     }
 
@@ -113,7 +117,8 @@ impl KeyFormat {
                     return Err(KeyError::LeavesKeyspace { start: show(start), end: show(end) });
                 }
                 let end = if end.is_empty() { &keyspace_end[..] } else { end };
-                let parts = if start < end { vec![(memcomparable::encode(start), memcomparable::encode(end))] } else { vec![] };
+                let parts =
+                    if start < end { vec![(memcomparable::encode(start), memcomparable::encode(end))] } else { vec![] };
                 Ok(StoredRange { start: memcomparable::encode(start), end: memcomparable::encode(end), parts })
             }
         }

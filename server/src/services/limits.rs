@@ -71,7 +71,7 @@ pub enum LimitExceeded {
     Scan { pairs: usize },
     /// The answer.
     #[error(
-        "answer of more than {bytes} bytes is too large: the limit is {ANSWER_BYTES_MAX} bytes; ask for fewer keys or a lower scan limit"
+        "answer of at least {bytes} bytes is too large: the limit is {ANSWER_BYTES_MAX} bytes; ask for fewer keys or a lower scan limit"
     )]
     Answer { bytes: usize },
 }
@@ -126,7 +126,10 @@ mod tests {
         let error = check_key(&vec![0; KEY_BYTES_MAX + 1]).unwrap_err().to_string();
         assert!(error.contains("8193") && error.contains("8192"), "{error}");
         assert_eq!(check_value(&vec![0; VALUE_BYTES_MAX]), Ok(()));
-        assert_eq!(check_value(&vec![0; VALUE_BYTES_MAX + 1]), Err(LimitExceeded::Value { bytes: VALUE_BYTES_MAX + 1 }));
+        assert_eq!(
+            check_value(&vec![0; VALUE_BYTES_MAX + 1]),
+            Err(LimitExceeded::Value { bytes: VALUE_BYTES_MAX + 1 })
+        );
         assert_eq!(check_scan(10_240), Ok(10_240));
         assert_eq!(check_scan(10_241), Err(LimitExceeded::Scan { pairs: 10_241 }));
         assert_eq!(check_parts(BATCH_PARTS_MAX + 1), Err(LimitExceeded::Parts { parts: BATCH_PARTS_MAX + 1 }));

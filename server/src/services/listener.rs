@@ -39,8 +39,8 @@ use super::{
     admin::AdminService,
     fallback, http,
     limits::{
-        CONNECTION_WINDOW_BYTES, CONNECTIONS_MAX, DRAIN_TIMEOUT, GREETING_TIMEOUT, HEADER_TIMEOUT, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT,
-        MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX,
+        CONNECTION_WINDOW_BYTES, CONNECTIONS_MAX, DRAIN_TIMEOUT, GREETING_TIMEOUT, HEADER_TIMEOUT, KEEPALIVE_INTERVAL,
+        KEEPALIVE_TIMEOUT, MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX,
     },
     pd::PdService,
     raw::RawService,
@@ -55,14 +55,19 @@ const HEADER_BYTES_MAX: u32 = 32 << 10;
 const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// Serves clients until `shutdown` is done; then no more requests are taken, and those under way have [`DRAIN_TIMEOUT`] to end.
-pub async fn serve(listener: TcpListener, node: Node, tls: Option<Arc<ServerConfig>>, shutdown: impl Future<Output = ()>) {
+pub async fn serve(
+    listener: TcpListener,
+    node: Node,
+    tls: Option<Arc<ServerConfig>>,
+    shutdown: impl Future<Output = ()>,
+) {
     let health = HealthReporter::new();
-    let router = router(node, tls.is_some(), health.clone());
+    let (closing, closed) = watch::channel(false);
+    let router = router(node, tls.is_some(), health.clone(), closed.clone());
     let tls = tls.map(TlsAcceptor::from);
     health.set_service_status("", ServingStatus::Serving).await;
     health.set_serving::<TikvServer<RawService>>().await;
     health.set_serving::<PdServer<PdService>>().await;
-    let (closing, closed) = watch::channel(false);
     let mut connections = JoinSet::new();
     pin!(shutdown);
     loop {
@@ -102,7 +107,7 @@ pub async fn serve(listener: TcpListener, node: Node, tls: Option<Arc<ServerConf
 }
 
 /// Everything that the port answers.
-fn router(node: Node, tls: bool, health: HealthReporter) -> Router {
+fn router(node: Node, tls: bool, health: HealthReporter, closed: watch::Receiver<bool>) -> Router {
     macro_rules! limited {
         ($server:ident, $service:expr) => {
             $server::new($service)
@@ -111,7 +116,7 @@ fn router(node: Node, tls: bool, health: HealthReporter) -> Router {
                 .max_encoding_message_size(usize::MAX)
         };
     }
-    let pd = PdService::new(node.clone(), tls);
+    let pd = PdService::new(node.clone(), tls, closed);
     let health = tonic_health::server::HealthService::from_health_reporter(health);
     Routes::new(limited!(TikvServer, RawService::new(node.clone())))
         .add_service(limited!(PdServer, pd.clone()))
@@ -276,7 +281,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Greeting<S> {
         Pin::new(&mut self.rest).poll_shutdown(cx)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.rest).poll_write_vectored(cx, data)
     }
 
@@ -300,8 +309,13 @@ mod tests {
     async fn the_protocol_is_told_from_the_first_bytes_and_none_is_lost() {
         let http2 = [PREFACE, b"frames"].concat();
         assert_eq!(greeting(&http2).await, (true, http2));
-        for sent in [&b""[..], b"P", b"GET / HTTP/1.1\r\n\r\n", b"PUT / HTTP/1.1\r\n\r\nand a body of some length", b"\x16\x03\x01garbage"]
-        {
+        for sent in [
+            &b""[..],
+            b"P",
+            b"GET / HTTP/1.1\r\n\r\n",
+            b"PUT / HTTP/1.1\r\n\r\nand a body of some length",
+            b"\x16\x03\x01garbage",
+        ] {
             assert_eq!(greeting(sent).await, (false, sent.to_vec()));
         }
     }

@@ -13,15 +13,17 @@ use flotilla_proto::{
         keyspacepb::{KeyspaceMeta, LoadKeyspaceRequest, LoadKeyspaceResponse, keyspace_server::Keyspace},
         metapb,
         pdpb::{
-            AllocIdRequest, AllocIdResponse, Error, ErrorType, GetAllStoresRequest, GetAllStoresResponse, GetGcSafePointRequest,
-            GetGcSafePointResponse, GetMembersRequest, GetMembersResponse, GetRegionByIdRequest, GetRegionRequest, GetRegionResponse,
-            GetStoreRequest, GetStoreResponse, IsBootstrappedRequest, IsBootstrappedResponse, Member, PeerStats, Region, RequestHeader,
-            ResponseHeader, ScanRegionsRequest, ScanRegionsResponse, TsoRequest, TsoResponse, UpdateGcSafePointRequest,
-            UpdateGcSafePointResponse, pd_server::Pd,
+            AllocIdRequest, AllocIdResponse, Error, ErrorType, GetAllStoresRequest, GetAllStoresResponse,
+            GetGcSafePointRequest, GetGcSafePointResponse, GetMembersRequest, GetMembersResponse, GetRegionByIdRequest,
+            GetRegionRequest, GetRegionResponse, GetStoreRequest, GetStoreResponse, IsBootstrappedRequest,
+            IsBootstrappedResponse, Member, PeerStats, Region, RequestHeader, ResponseHeader, ScanRegionsRequest,
+            ScanRegionsResponse, TsoRequest, TsoResponse, UpdateGcSafePointRequest, UpdateGcSafePointResponse,
+            pd_server::Pd,
         },
     },
 };
 use futures::Stream;
+use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -41,12 +43,13 @@ use crate::{
 pub struct PdService {
     node: Node,
     scheme: &'static str,
+    closed: watch::Receiver<bool>,
 }
 
 impl PdService {
-    /// Serves from `node`, whose client port and those of all other stores speak TLS or do not.
-    pub fn new(node: Node, tls: bool) -> PdService {
-        PdService { node, scheme: if tls { "https" } else { "http" } }
+    /// Serves from `node`, whose client port and those of all other stores speak TLS or do not. Streams end once `closed` is true.
+    pub fn new(node: Node, tls: bool, closed: watch::Receiver<bool>) -> PdService {
+        PdService { node, scheme: if tls { "https" } else { "http" }, closed }
     }
 
     fn header(&self) -> Option<ResponseHeader> {
@@ -73,7 +76,11 @@ impl PdService {
         check_cluster(self.node.cluster_id(), header)
     }
 
-    fn region(&self, timer: &RequestTimer, found: Result<RegionInfo, AskError>) -> Result<Response<GetRegionResponse>, Status> {
+    fn region(
+        &self,
+        timer: &RequestTimer,
+        found: Result<RegionInfo, AskError>,
+    ) -> Result<Response<GetRegionResponse>, Status> {
         let mut response = GetRegionResponse { header: self.header(), ..GetRegionResponse::default() };
         match found {
             Ok(info) => {
@@ -94,9 +101,9 @@ impl PdService {
 /// Refuses a request for another cluster. What is absent is not checked.
 pub fn check_cluster(cluster_id: u64, header: Option<&RequestHeader>) -> Result<(), Status> {
     match header.map(|header| header.cluster_id) {
-        Some(asked) if asked != 0 && asked != cluster_id => {
-            Err(Status::failed_precondition(format!("mismatch cluster id: this is cluster {cluster_id}, the request is for {asked}")))
-        }
+        Some(asked) if asked != 0 && asked != cluster_id => Err(Status::failed_precondition(format!(
+            "mismatch cluster id: this is cluster {cluster_id}, the request is for {asked}"
+        ))),
         _ => Ok(()),
     }
 }
@@ -120,11 +127,14 @@ impl Pd for PdService {
     }
 
     async fn tso(&self, request: Request<Streaming<TsoRequest>>) -> Result<Response<Self::TsoStream>, Status> {
-        let answers = tso::serve(self.node.clone(), request.into_inner());
+        let answers = tso::serve(self.node.clone(), request.into_inner(), self.closed.clone());
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
     }
 
-    async fn is_bootstrapped(&self, request: Request<IsBootstrappedRequest>) -> Result<Response<IsBootstrappedResponse>, Status> {
+    async fn is_bootstrapped(
+        &self,
+        request: Request<IsBootstrappedRequest>,
+    ) -> Result<Response<IsBootstrappedResponse>, Status> {
         self.check(request.get_ref().header.as_ref())?;
         // A store serves clients only after it belongs to a cluster.
         Ok(Response::new(IsBootstrappedResponse { header: self.header(), bootstrapped: true }))
@@ -150,7 +160,10 @@ impl Pd for PdService {
         Ok(Response::new(GetStoreResponse { header, store }))
     }
 
-    async fn get_all_stores(&self, request: Request<GetAllStoresRequest>) -> Result<Response<GetAllStoresResponse>, Status> {
+    async fn get_all_stores(
+        &self,
+        request: Request<GetAllStoresRequest>,
+    ) -> Result<Response<GetAllStoresResponse>, Status> {
         let timer = metrics().request("pd_get_all_stores");
         self.check(request.get_ref().header.as_ref())?;
         let (header, stores) = match asking::stores(&self.node).await {
@@ -174,18 +187,25 @@ impl Pd for PdService {
         self.region(&timer, asking::region_by_key(&self.node, by_key(region_key, true)).await)
     }
 
-    async fn get_region_by_id(&self, request: Request<GetRegionByIdRequest>) -> Result<Response<GetRegionResponse>, Status> {
+    async fn get_region_by_id(
+        &self,
+        request: Request<GetRegionByIdRequest>,
+    ) -> Result<Response<GetRegionResponse>, Status> {
         let timer = metrics().request("pd_get_region_by_id");
         let GetRegionByIdRequest { header, region_id, need_buckets: _ } = request.into_inner();
         self.check(header.as_ref())?;
         self.region(&timer, asking::region_by_id(&self.node, region_id).await)
     }
 
-    async fn scan_regions(&self, request: Request<ScanRegionsRequest>) -> Result<Response<ScanRegionsResponse>, Status> {
+    async fn scan_regions(
+        &self,
+        request: Request<ScanRegionsRequest>,
+    ) -> Result<Response<ScanRegionsResponse>, Status> {
         let timer = metrics().request("pd_scan_regions");
         let ScanRegionsRequest { header, start_key, limit, end_key } = request.into_inner();
         self.check(header.as_ref())?;
-        let limit = u32::try_from(limit).ok().filter(|&limit| limit > 0).unwrap_or(SCAN_REGIONS_MAX).min(SCAN_REGIONS_MAX);
+        let limit =
+            u32::try_from(limit).ok().filter(|&limit| limit > 0).unwrap_or(SCAN_REGIONS_MAX).min(SCAN_REGIONS_MAX);
         let wanted = placement::ScanRegionsRequest { start_key, end_key, limit, store_id: 0, with_system: false };
         let mut response = ScanRegionsResponse { header: self.header(), ..ScanRegionsResponse::default() };
         match asking::scan_regions(&self.node, wanted).await {
@@ -199,7 +219,10 @@ impl Pd for PdService {
         Ok(Response::new(response))
     }
 
-    async fn get_gc_safe_point(&self, request: Request<GetGcSafePointRequest>) -> Result<Response<GetGcSafePointResponse>, Status> {
+    async fn get_gc_safe_point(
+        &self,
+        request: Request<GetGcSafePointRequest>,
+    ) -> Result<Response<GetGcSafePointResponse>, Status> {
         let timer = metrics().request("pd_get_gc_safe_point");
         self.check(request.get_ref().header.as_ref())?;
         let (header, safe_point) = match asking::gc_safe_point(&self.node, 0).await {
@@ -225,7 +248,10 @@ impl Pd for PdService {
 
 #[tonic::async_trait]
 impl Keyspace for PdService {
-    async fn load_keyspace(&self, request: Request<LoadKeyspaceRequest>) -> Result<Response<LoadKeyspaceResponse>, Status> {
+    async fn load_keyspace(
+        &self,
+        request: Request<LoadKeyspaceRequest>,
+    ) -> Result<Response<LoadKeyspaceResponse>, Status> {
         let timer = metrics().request("pd_load_keyspace");
         let LoadKeyspaceRequest { header, name } = request.into_inner();
         self.check(header.as_ref())?;
@@ -235,8 +261,9 @@ impl Keyspace for PdService {
                 response.keyspace = Some(KeyspaceMeta { id, name, ..KeyspaceMeta::default() });
             }
             Err(AskError::NotFound(_)) => {
-                let error =
-                    AskError::NotFound(format!("keyspace {name:?} does not exist: it can be made with `flotilla ctl keyspace create`"));
+                let error = AskError::NotFound(format!(
+                    "keyspace {name:?} does not exist: it can be made with `flotilla ctl keyspace create`"
+                ));
                 response.header = self.failed(&timer, error)?;
             }
             Err(error) => response.header = self.failed(&timer, error)?,
@@ -299,7 +326,10 @@ fn users_region(info: &RegionInfo) -> Option<Region> {
     Some(Region {
         region: Some(errors::region(region)),
         leader: info.leader.as_ref().map(errors::peer),
-        down_peers: peers(&info.down_peers).into_iter().map(|peer| PeerStats { peer: Some(peer), down_seconds: 0 }).collect(),
+        down_peers: peers(&info.down_peers)
+            .into_iter()
+            .map(|peer| PeerStats { peer: Some(peer), down_seconds: 0 })
+            .collect(),
         pending_peers: peers(&info.pending_peers),
     })
 }
@@ -324,7 +354,12 @@ mod tests {
     fn only_regions_of_users_are_shown() {
         let peer = |id| store::Peer { id, store_id: id + 10, role: 0 };
         let info = |space: Space| RegionInfo {
-            region: Some(store::Region { id: 7, peers: vec![peer(1), peer(2)], space: space.into(), ..store::Region::default() }),
+            region: Some(store::Region {
+                id: 7,
+                peers: vec![peer(1), peer(2)],
+                space: space.into(),
+                ..store::Region::default()
+            }),
             leader: Some(peer(1)),
             pending_peers: vec![2],
             down_peers: vec![2, 99],
@@ -338,7 +373,12 @@ mod tests {
 
     #[test]
     fn a_store_that_is_down_does_not_leave_the_cluster() {
-        let down = placement::Store { id: 3, address: "h:1".into(), state: placement::StoreState::Down.into(), ..Default::default() };
+        let down = placement::Store {
+            id: 3,
+            address: "h:1".into(),
+            state: placement::StoreState::Down.into(),
+            ..Default::default()
+        };
         assert_eq!(store(&down).state(), metapb::StoreState::Up);
         assert_eq!(member(&down, "https").client_urls, ["https://h:1"]);
     }

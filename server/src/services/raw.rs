@@ -1,10 +1,8 @@
 //! The raw calls of the store service `tikvpb.Tikv`. Calls that are not listed in `tikvpb.proto` answer UNIMPLEMENTED.
 //!
-//! A call maps its keys ([`keys`](super::keys)), checks its limits ([`limits`](super::limits)), reads under one grant or proposes one
+//! A call maps its keys ([`keys`](super::keys)), checks its limits ([`limits`]), reads under one grant or proposes one
 //! write, and maps the refusal, if any ([`errors`](super::errors)). The flag `for_cas` of writes is not needed: all writes of a
 //! region, compare-and-swaps included, go through its log one after the other.
-
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use flotilla_engine::{Direction, Snapshot};
@@ -14,10 +12,11 @@ use flotilla_proto::{
     store::{CompareAndSwap, DeleteRange, KeyNotInRegion, Mutation, RegionError, Space, Write},
     tikv::{
         kvrpcpb::{
-            Context, KeyRange, KvPair, RawBatchDeleteRequest, RawBatchDeleteResponse, RawBatchGetRequest, RawBatchGetResponse,
-            RawBatchPutRequest, RawBatchPutResponse, RawBatchScanRequest, RawBatchScanResponse, RawCasRequest, RawCasResponse,
-            RawDeleteRangeRequest, RawDeleteRangeResponse, RawDeleteRequest, RawDeleteResponse, RawGetKeyTtlRequest, RawGetKeyTtlResponse,
-            RawGetRequest, RawGetResponse, RawPutRequest, RawPutResponse, RawScanRequest, RawScanResponse,
+            Context, KeyRange, KvPair, RawBatchDeleteRequest, RawBatchDeleteResponse, RawBatchGetRequest,
+            RawBatchGetResponse, RawBatchPutRequest, RawBatchPutResponse, RawBatchScanRequest, RawBatchScanResponse,
+            RawCasRequest, RawCasResponse, RawDeleteRangeRequest, RawDeleteRangeResponse, RawDeleteRequest,
+            RawDeleteResponse, RawGetKeyTtlRequest, RawGetKeyTtlResponse, RawGetRequest, RawGetResponse, RawPutRequest,
+            RawPutResponse, RawScanRequest, RawScanResponse,
         },
         tikvpb::tikv_server::Tikv,
     },
@@ -87,7 +86,10 @@ impl Tikv for RawService {
         })
     }
 
-    async fn raw_get_key_ttl(&self, request: Request<RawGetKeyTtlRequest>) -> Result<Response<RawGetKeyTtlResponse>, Status> {
+    async fn raw_get_key_ttl(
+        &self,
+        request: Request<RawGetKeyTtlRequest>,
+    ) -> Result<Response<RawGetKeyTtlResponse>, Status> {
         let timer = metrics().request("raw_get_key_ttl");
         let RawGetKeyTtlRequest { context, key, cf } = request.into_inner();
         let mut response = RawGetKeyTtlResponse::default();
@@ -97,7 +99,10 @@ impl Tikv for RawService {
         })
     }
 
-    async fn raw_batch_get(&self, request: Request<RawBatchGetRequest>) -> Result<Response<RawBatchGetResponse>, Status> {
+    async fn raw_batch_get(
+        &self,
+        request: Request<RawBatchGetRequest>,
+    ) -> Result<Response<RawBatchGetResponse>, Status> {
         let timer = metrics().request("raw_batch_get");
         let mut response = RawBatchGetResponse::default();
         let result = self.batch_get(request.into_inner()).await;
@@ -114,7 +119,10 @@ impl Tikv for RawService {
         Ok(Response::new(response))
     }
 
-    async fn raw_batch_scan(&self, request: Request<RawBatchScanRequest>) -> Result<Response<RawBatchScanResponse>, Status> {
+    async fn raw_batch_scan(
+        &self,
+        request: Request<RawBatchScanRequest>,
+    ) -> Result<Response<RawBatchScanResponse>, Status> {
         let timer = metrics().request("raw_batch_scan");
         let RawBatchScanRequest { context, ranges, each_limit, key_only, cf, reverse } = request.into_inner();
         let mut response = RawBatchScanResponse::default();
@@ -131,7 +139,10 @@ impl Tikv for RawService {
         answer!(timer, self.put(context, &cf, pairs, &[ttl]).await, response, () => {})
     }
 
-    async fn raw_batch_put(&self, request: Request<RawBatchPutRequest>) -> Result<Response<RawBatchPutResponse>, Status> {
+    async fn raw_batch_put(
+        &self,
+        request: Request<RawBatchPutRequest>,
+    ) -> Result<Response<RawBatchPutResponse>, Status> {
         let timer = metrics().request("raw_batch_put");
         #[allow(deprecated, reason = "older clients send one ttl for all pairs")]
         let RawBatchPutRequest { context, pairs, cf, ttl, for_cas: _, ttls } = request.into_inner();
@@ -147,14 +158,20 @@ impl Tikv for RawService {
         answer!(timer, self.delete(context, &cf, vec![key]).await, response, () => {})
     }
 
-    async fn raw_batch_delete(&self, request: Request<RawBatchDeleteRequest>) -> Result<Response<RawBatchDeleteResponse>, Status> {
+    async fn raw_batch_delete(
+        &self,
+        request: Request<RawBatchDeleteRequest>,
+    ) -> Result<Response<RawBatchDeleteResponse>, Status> {
         let timer = metrics().request("raw_batch_delete");
         let RawBatchDeleteRequest { context, keys, cf, for_cas: _ } = request.into_inner();
         let mut response = RawBatchDeleteResponse::default();
         answer!(timer, self.delete(context, &cf, keys).await, response, () => {})
     }
 
-    async fn raw_delete_range(&self, request: Request<RawDeleteRangeRequest>) -> Result<Response<RawDeleteRangeResponse>, Status> {
+    async fn raw_delete_range(
+        &self,
+        request: Request<RawDeleteRangeRequest>,
+    ) -> Result<Response<RawDeleteRangeResponse>, Status> {
         let timer = metrics().request("raw_delete_range");
         let mut response = RawDeleteRangeResponse::default();
         answer!(timer, self.delete_range(request.into_inner()).await, response, () => {})
@@ -182,7 +199,9 @@ impl Route {
     fn of(context: Option<Context>, cf: &str) -> Result<Route, Failure> {
         let context = context.unwrap_or_default();
         let cf = Cf::data_from_name(cf).ok_or_else(|| {
-            Failure::Refused(format!("column family {cf:?} does not exist: there are default (also \"\"), lock and write"))
+            Failure::Refused(format!(
+                "column family {cf:?} does not exist: there are default (also \"\"), lock and write"
+            ))
         })?;
         Ok(Route { target: target(&context)?, format: KeyFormat::of(&context)?, cf })
     }
@@ -295,7 +314,11 @@ impl RawService {
             bytes += key.len() + value.len();
             let ttl = ttls[if ttls.len() == 1 { 0 } else { at }];
             let value = raw_value::encode(&value, expiry_secs(now_secs, ttl));
-            mutations.push(Mutation { cf: route.cf as u32, key: route.format.stored(&key)?.into(), value: Some(value) });
+            mutations.push(Mutation {
+                cf: route.cf as u32,
+                key: route.format.stored(&key)?.into(),
+                value: Some(value),
+            });
         }
         limits::check_batch(bytes)?;
         self.mutate(&route, mutations).await
@@ -305,7 +328,8 @@ impl RawService {
         let route = Route::of(context, cf)?;
         limits::check_parts(keys.len())?;
         limits::check_batch(keys.iter().map(Bytes::len).sum())?;
-        let mutation = |key: Bytes| Ok(Mutation { cf: route.cf as u32, key: route.format.stored(&key)?.into(), value: None });
+        let mutation =
+            |key: Bytes| Ok(Mutation { cf: route.cf as u32, key: route.format.stored(&key)?.into(), value: None });
         let mutations = keys.into_iter().map(mutation).collect::<Result<Vec<_>, Failure>>()?;
         self.mutate(&route, mutations).await
     }
@@ -344,14 +368,20 @@ impl RawService {
         };
         match route.write(&self.node, Write { compare_and_swap: Some(compare_and_swap), ..Write::default() }).await? {
             WriteOutcome::Swapped { succeeded, previous } => Ok((succeeded, previous)),
-            WriteOutcome::Done => Err(Failure::OutcomeUnknown("the region did not say whether the values were swapped".into())),
+            WriteOutcome::Done => {
+                Err(Failure::OutcomeUnknown("the region did not say whether the values were swapped".into()))
+            }
         }
     }
 }
 
 fn live(snapshot: &Snapshot, cf: Cf, stored_key: &[u8], now_secs: u64) -> Result<Option<RawValue>, Failure> {
-    let found = snapshot.get(cf, &data_key(Space::User, stored_key)).map_err(|error| Failure::Internal(error.to_string()))?;
-    let raw = found.map(|stored| raw_value::decode(&stored)).transpose().map_err(|error| Failure::Internal(error.to_string()))?;
+    let found =
+        snapshot.get(cf, &data_key(Space::User, stored_key)).map_err(|error| Failure::Internal(error.to_string()))?;
+    let raw = found
+        .map(|stored| raw_value::decode(&stored))
+        .transpose()
+        .map_err(|error| Failure::Internal(error.to_string()))?;
     Ok(raw.filter(|raw| !raw.is_expired(now_secs)))
 }
 
@@ -374,7 +404,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> +
 }
 
 fn now_secs() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    crate::clock::wall_ms() / 1000
 }
 
 /// 0 means never, in both.

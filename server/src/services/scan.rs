@@ -73,7 +73,8 @@ pub fn gather(
 
 fn live_value(stored: &[u8], wanted: Wanted) -> Result<Option<Bytes>, Failure> {
     let needed = if wanted.key_only { &stored[stored.len().saturating_sub(TRAILER_BYTES_MAX)..] } else { stored };
-    let raw = raw_value::decode(&Bytes::copy_from_slice(needed)).map_err(|error| Failure::Internal(error.to_string()))?;
+    let raw =
+        raw_value::decode(&Bytes::copy_from_slice(needed)).map_err(|error| Failure::Internal(error.to_string()))?;
     if raw.is_expired(wanted.now_secs) {
         return Ok(None);
     }
@@ -82,8 +83,12 @@ fn live_value(stored: &[u8], wanted: Wanted) -> Result<Option<Bytes>, Failure> {
 
 /// The parts of a range that lie in a region.
 pub fn clamp(range: &StoredRange, region: &Region) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let within = range.parts.iter().map(|(start, end)| ((&start[..]).max(&region.start_key[..]), min_end(end, &region.end_key)));
-    within.filter(|(start, end)| end.is_empty() || start < end).map(|(start, end)| (start.to_vec(), end.to_vec())).collect()
+    let within =
+        range.parts.iter().map(|(start, end)| ((&start[..]).max(&region.start_key[..]), min_end(end, &region.end_key)));
+    within
+        .filter(|(start, end)| end.is_empty() || start < end)
+        .map(|(start, end)| (start.to_vec(), end.to_vec()))
+        .collect()
 }
 
 /// Whether a region is the right one for a reverse scan. Clients find it by the lower or by the upper end of the range and send
@@ -125,7 +130,8 @@ mod tests {
     }
 
     fn list(pairs: &[(&[u8], &[u8], u64)]) -> List {
-        let stored = |&(key, value, expiry): &(&[u8], &[u8], u64)| ([b"z", key].concat(), raw_value::encode(value, expiry));
+        let stored =
+            |&(key, value, expiry): &(&[u8], &[u8], u64)| ([b"z", key].concat(), raw_value::encode(value, expiry));
         List { pairs: pairs.iter().map(stored).collect(), at: 0, broken: false }
     }
 
@@ -151,7 +157,8 @@ mod tests {
 
     #[test]
     fn only_keys_if_so_wanted() {
-        let pairs: &[(&[u8], &[u8], u64)] = &[(b"a", b"a long value, longer than a trailer", 100), (b"b", b"", 0), (b"c", b"v", 101)];
+        let pairs: &[(&[u8], &[u8], u64)] =
+            &[(b"a", b"a long value, longer than a trailer", 100), (b"b", b"", 0), (b"c", b"v", 101)];
         let wanted = Wanted { key_only: true, ..WANTED };
         assert_eq!(scan(&mut list(pairs), wanted, 9).unwrap(), [pair(b"b", b""), pair(b"c", b"")]);
     }
@@ -184,7 +191,8 @@ mod tests {
 
     #[test]
     fn ranges_are_clamped_to_the_region() {
-        let clamped = |start: &[u8], end: &[u8], region: &Region| clamp(&KeyFormat::Plain.range(start, end).unwrap(), region);
+        let clamped =
+            |start: &[u8], end: &[u8], region: &Region| clamp(&KeyFormat::Plain.range(start, end).unwrap(), region);
         let part = |start: &[u8], end: &[u8]| (start.to_vec(), end.to_vec());
         assert_eq!(clamped(b"a", b"z", &region(b"c", b"f")), [part(b"c", b"f")]);
         assert_eq!(clamped(b"d", b"e", &region(b"c", b"f")), [part(b"d", b"e")]);
@@ -195,7 +203,9 @@ mod tests {
 
     #[test]
     fn a_reverse_scan_begins_in_the_region_from_either_end() {
-        let serves = |start: &[u8], end: &[u8]| serves_reverse(&KeyFormat::Plain.range(start, end).unwrap(), &region(b"c", b"f"));
+        let serves = |start: &[u8], end: &[u8]| {
+            serves_reverse(&KeyFormat::Plain.range(start, end).unwrap(), &region(b"c", b"f"))
+        };
         assert!(serves(b"d", b"z") && serves(b"a", b"f") && serves(b"a", b"d") && serves(b"c", b""));
         assert!(!serves(b"a", b"c") && !serves(b"f", b"z") && !serves(b"a", b"z") && !serves(b"a", b""));
         assert!(serves_reverse(&KeyFormat::Plain.range(b"a", b"").unwrap(), &region(b"x", b"")));

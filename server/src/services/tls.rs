@@ -36,7 +36,8 @@ pub fn load(tls: &ClientTls) -> Result<Arc<ServerConfig>, TlsError> {
         }
     };
     let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|error| failed(&tls.key, error))?;
-    let mut config = builder.with_single_cert(certificates(&tls.cert)?, key).map_err(|error| failed(&tls.cert, error))?;
+    let mut config =
+        builder.with_single_cert(certificates(&tls.cert)?, key).map_err(|error| failed(&tls.cert, error))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }

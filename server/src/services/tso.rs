@@ -2,7 +2,7 @@
 //! next answer.
 
 use flotilla_proto::tikv::pdpb::{ResponseHeader, Timestamp, TsoRequest, TsoResponse};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tonic::{Status, Streaming};
 
 use super::{
@@ -15,26 +15,36 @@ use crate::{metrics::metrics, node::Node};
 /// A request, checked: how many timestamps it wants. An error ends the stream after what came before it was answered.
 type Wanted = Result<u32, Status>;
 
-/// Answers a stream. It ends when the client's does, or with the first error.
-pub fn serve(node: Node, requests: Streaming<TsoRequest>) -> mpsc::Receiver<Result<TsoResponse, Status>> {
+/// Answers a stream. It ends when the client's does, with the first error, or once `closed` says so: clients keep their streams for
+/// ever, and the store must not wait for that when it stops.
+pub fn serve(
+    node: Node,
+    requests: Streaming<TsoRequest>,
+    closed: watch::Receiver<bool>,
+) -> mpsc::Receiver<Result<TsoResponse, Status>> {
     let (wanted, queue) = mpsc::channel(TSO_QUEUE_MAX);
     let (answers, stream) = mpsc::channel(TSO_QUEUE_MAX);
-    tokio::spawn(read(node.cluster_id(), requests, wanted));
+    tokio::spawn(read(node.cluster_id(), requests, wanted, closed));
     tokio::spawn(answer(node, queue, answers));
     stream
 }
 
-async fn read(cluster_id: u64, mut requests: Streaming<TsoRequest>, wanted: mpsc::Sender<Wanted>) {
+async fn read(
+    cluster_id: u64,
+    mut requests: Streaming<TsoRequest>,
+    wanted: mpsc::Sender<Wanted>,
+    mut closed: watch::Receiver<bool>,
+) {
     loop {
-        let request = tokio::select! {
-            request = requests.message() => request,
+        let checked = tokio::select! {
+            request = requests.message() => match request {
+                Ok(Some(request)) => check(cluster_id, &request),
+                Ok(None) => return,
+                Err(status) => Err(status),
+            },
             // The answering side is gone.
             () = wanted.closed() => return,
-        };
-        let checked = match request {
-            Ok(Some(request)) => check(cluster_id, &request),
-            Ok(None) => return,
-            Err(status) => Err(status),
+            _ = closed.wait_for(|closed| *closed) => Err(Status::unavailable("store is stopping")),
         };
         let last = checked.is_err();
         if wanted.send(checked).await.is_err() || last {
@@ -47,9 +57,9 @@ fn check(cluster_id: u64, request: &TsoRequest) -> Wanted {
     check_cluster(cluster_id, request.header.as_ref())?;
     match request.count {
         0 => Err(Status::invalid_argument("request for 0 timestamps: there must be at least 1")),
-        count if count > TSO_BATCH_MAX => {
-            Err(Status::invalid_argument(format!("request for {count} timestamps is too large: the limit is {TSO_BATCH_MAX}")))
-        }
+        count if count > TSO_BATCH_MAX => Err(Status::invalid_argument(format!(
+            "request for {count} timestamps is too large: the limit is {TSO_BATCH_MAX}"
+        ))),
         count => Ok(count),
     }
 }

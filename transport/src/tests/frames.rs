@@ -130,3 +130,34 @@ async fn stores_that_dial_each_other_at_once_have_a_connection_each_way() {
     assert_eq!(one.transport.stats().connections_made, 2);
     assert!(one.transport.is_connected(2) && two.transport.is_connected(1));
 }
+
+/// `cargo test --release -p flotilla-transport -- --ignored --nocapture throughput`
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn throughput_of_one_lane() {
+    let (mut one, mut two) = pair().await;
+    one.reaches(&mut two).await;
+    for (bytes, count) in [(256, 1_000_000), (16 << 10, 30_000)] {
+        let (frame, before, since) = (Bytes::from(vec![7; bytes]), one.transport.stats(), std::time::Instant::now());
+        let transport = one.transport.clone();
+        let sending = tokio::spawn(async move {
+            for _ in 0..count {
+                while !transport.send_frame(2, 0, frame.clone()) {
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+        for _ in 0..count {
+            two.frame().await;
+        }
+        sending.await.unwrap();
+        let (took, after) = (since.elapsed().as_secs_f64(), one.transport.stats());
+        println!(
+            "{bytes} B: {:.0} frames/s, {:.0} MB/s, {:.0} frames per write",
+            f64::from(count) / took,
+            f64::from(count) * bytes as f64 / took / 1e6,
+            (after.frames_sent - before.frames_sent) as f64 / (after.writes - before.writes) as f64,
+        );
+    }
+    one.events.close();
+}

@@ -76,7 +76,7 @@ async fn traffic_flows_soon_after_a_killed_store_is_back() {
 async fn a_restarted_store_that_says_nothing_is_noticed_by_its_stateless_reset() {
     let authority = Authority::generate().unwrap();
     let credentials = credentials(&authority);
-    let one = Node::start(&authority, 1).await;
+    let mut one = Node::start(&authority, 1).await;
     let address = free_address();
     let start = async |id| {
         let options = options_at(address, credentials.clone());
@@ -95,6 +95,9 @@ async fn a_restarted_store_that_says_nothing_is_noticed_by_its_stateless_reset()
     one.knows(&two.node);
     one.reaches(&mut two.node).await;
     two.kill();
+    // It said no goodbye, and the idle timeout is far away: only a reset can tell in time.
+    let told = one.wait(|event| (*event == Event::Unreachable(2)).then_some(()));
+    assert!(tokio::time::timeout(BACK_WITHIN, told).await.is_err(), "a killed process said something");
     // The same private key, but it knows nobody.
     let mut two = start(2).await;
     let since = Instant::now();
