@@ -188,10 +188,11 @@ fn an_unknown_configuration_key_is_refused_by_name() {
 }
 
 #[test]
-fn joining_nobody_is_an_error_that_names_whom() {
+fn joining_nobody_is_an_error_that_says_what_is_missing() {
     let folder = tempfile::tempdir().unwrap();
+    let listen = format!("127.0.0.1:{}", common::free_port());
     let (_, error, ok) =
-        flotilla(&["serve", "--data-dir", "d", "--listen", "127.0.0.1:0", "--join", "127.0.0.1:9"], folder.path());
+        flotilla(&["serve", "--data-dir", "d", "--listen", &listen, "--join", "127.0.0.1:9"], folder.path());
     assert!(!ok && error.contains("certificate"), "without a certificate there is nothing to join with: {error}");
 }
 
