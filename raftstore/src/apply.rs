@@ -224,7 +224,8 @@ impl Applier {
     }
 
     fn destroy<D: ApplyDisk>(&mut self, disk: &mut D, region: Region, min_peer_id: u64) -> Applied {
-        self.peers.remove(&region.id);
+        // The worker may not have heard yet of a split that was applied here: its children's data must stay.
+        let region = self.peers.remove(&region.id).map_or(region, |peer| peer.region);
         let state = PeerState {
             status: PeerStatus::Tombstone as i32,
             region: Some(region.clone()),
