@@ -188,6 +188,7 @@ impl<L: LogReader> Peer<L> {
                 Change::Split { region, children } => {
                     let campaign = self.raft.is_leader();
                     self.set_region(region);
+                    self.refuse_outdated_writes(round);
                     for mut created in children {
                         created.campaign = campaign;
                         round.effect(Effect::CreatePeer { created });

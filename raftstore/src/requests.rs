@@ -302,6 +302,14 @@ impl<L: LogReader> Peer<L> {
         matched
     }
 
+    /// Refuses writes that were checked against a range that the region has given away meanwhile. An entry that is encoded already carries
+    /// the old epoch and is refused when it is applied.
+    pub fn refuse_outdated_writes(&mut self, round: &mut Round) {
+        let error = refusal::epoch_not_match(vec![(*self.region).clone()]);
+        self.requests.writes_bytes = 0;
+        round.refuse_all(self.requests.writes.drain(..).map(|(id, _, _)| id), &error);
+    }
+
     /// Answers what can no longer be done here after the lead was lost. Proposals stay: their fate is not decided.
     pub fn refuse_as_follower(&mut self, round: &mut Round) {
         let error = refusal::not_leader(self.id(), self.leader());
