@@ -235,18 +235,14 @@ impl World {
     }
 
     fn is_durable_on_quorum(&self, region: &Region, index: u64, term: u64) -> bool {
-        // A member whose removal is applied on its own store counts no more, whether the leader has come to that or not.
-        let counts = |peer: &&Peer| {
+        let voters: Vec<&Peer> = region.peers.iter().filter(|peer| peer.role() == PeerRole::Voter).collect();
+        let holds = |peer: &&&Peer| {
             let disk = self.stores[peer.store_id as usize - 1].disk.borrow();
-            let removed = disk.durable().peer_state(region.id).is_some_and(|state| state.min_peer_id > peer.id);
-            peer.role() == PeerRole::Voter && !removed
-        };
-        let voters: Vec<usize> = region.peers.iter().filter(counts).map(|peer| peer.store_id as usize - 1).collect();
-        let holds = |store: &&usize| {
-            let disk = self.stores[**store].disk.borrow();
             let durable = disk.durable();
             let truncated: TruncatedState = durable.record(&truncated_state_key(region.id)).unwrap_or_default();
-            truncated.index >= index || durable.log_term(region.id, index) == Some(term)
+            // A voter that has applied its own removal held it. Without it, the others' elections still need one that does.
+            let removed = durable.peer_state(region.id).is_some_and(|state| state.min_peer_id > peer.id);
+            removed || truncated.index >= index || durable.log_term(region.id, index) == Some(term)
         };
         voters.iter().filter(holds).count() > voters.len() / 2
     }

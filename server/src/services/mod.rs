@@ -11,6 +11,7 @@
 
 pub mod admin;
 pub mod asking;
+mod cleanup;
 pub mod errors;
 mod fallback;
 pub mod http;

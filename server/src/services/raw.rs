@@ -16,7 +16,8 @@ use flotilla_proto::{
             RawBatchGetResponse, RawBatchPutRequest, RawBatchPutResponse, RawBatchScanRequest, RawBatchScanResponse,
             RawCasRequest, RawCasResponse, RawDeleteRangeRequest, RawDeleteRangeResponse, RawDeleteRequest,
             RawDeleteResponse, RawGetKeyTtlRequest, RawGetKeyTtlResponse, RawGetRequest, RawGetResponse, RawPutRequest,
-            RawPutResponse, RawScanRequest, RawScanResponse,
+            RawPutResponse, RawScanRequest, RawScanResponse, ScanLockRequest, ScanLockResponse,
+            UnsafeDestroyRangeRequest, UnsafeDestroyRangeResponse,
         },
         tikvpb::tikv_server::Tikv,
     },
@@ -25,6 +26,7 @@ use tokio::task::spawn_blocking;
 use tonic::{Request, Response, Status};
 
 use super::{
+    cleanup,
     errors::{Asked, Failure, target},
     keys::{KeyFormat, StoredRange},
     limits::{self, AnswerBytes},
@@ -185,6 +187,29 @@ impl Tikv for RawService {
             response.previous_not_exist = previous.is_none();
             response.previous_value = previous.unwrap_or_default();
         })
+    }
+
+    async fn kv_scan_lock(&self, request: Request<ScanLockRequest>) -> Result<Response<ScanLockResponse>, Status> {
+        let timer = metrics().request("kv_scan_lock");
+        let mut response = ScanLockResponse::default();
+        if let Err(failure) = cleanup::scan_lock(&self.node, request.into_inner()).await {
+            timer.failed(failure.kind());
+            failure.fill_or_status(&mut response.region_error)?;
+        }
+        Ok(Response::new(response))
+    }
+
+    async fn unsafe_destroy_range(
+        &self,
+        request: Request<UnsafeDestroyRangeRequest>,
+    ) -> Result<Response<UnsafeDestroyRangeResponse>, Status> {
+        let timer = metrics().request("unsafe_destroy_range");
+        let mut response = UnsafeDestroyRangeResponse::default();
+        if let Err(error) = cleanup::destroy_range(&self.node, request.into_inner()).await {
+            timer.failed("refused");
+            response.error = error;
+        }
+        Ok(Response::new(response))
     }
 }
 
