@@ -155,6 +155,11 @@ impl Applier {
             }
         }
         self.write(disk, &mut output);
+        let is_conf = |change: &Change| matches!(change, Change::Conf { .. });
+        if output.applied.iter().any(|applied| applied.changes.iter().any(is_conf)) {
+            // The leader will tell a removed peer, which then destroys itself. It must not come back to needing that peer's vote.
+            disk.sync();
+        }
         output.responses = std::mem::take(&mut self.responses);
         output
     }
@@ -224,8 +229,13 @@ impl Applier {
     }
 
     fn destroy<D: ApplyDisk>(&mut self, disk: &mut D, region: Region, min_peer_id: u64) -> Applied {
-        // The worker may not have heard yet of a split that was applied here: its children's data must stay.
-        let region = self.peers.remove(&region.id).map_or(region, |peer| peer.region);
+        // The worker may not have heard yet of a split that was applied here: its children's data must stay. Nor of a split by which this
+        // peer got its range: that must go.
+        let stored = disk.get(Cf::Raft, &peer_state_key(region.id)).map(|state| {
+            PeerState::decode(state).expect("a peer state on the own disk can be read")
+        });
+        let normal = stored.filter(|state| state.status() == PeerStatus::Normal).and_then(|state| state.region);
+        let region = self.peers.remove(&region.id).map(|peer| peer.region).or(normal).unwrap_or(region);
         let state = PeerState {
             status: PeerStatus::Tombstone as i32,
             region: Some(region.clone()),

@@ -391,6 +391,13 @@ impl<L: LogReader> Worker<L> {
         let region_id = region.id;
         let me = *region.peers.iter().find(|peer| peer.id == peer_id).expect("a child's peer is a member of the child");
         let first = EntryId { index: FIRST_LOG_INDEX, term: FIRST_LOG_TERM };
+        let destroyed = self.tombstones.get(&region_id).is_some_and(|min_peer_id| peer_id < *min_peer_id);
+        let going = self.peers.get(&region_id).is_some_and(|peer| !peer.is_alive());
+        if destroyed || going {
+            // It was removed before this store came to the split. Whatever the split left here goes, or has gone, with the peer that
+            // held its place.
+            return;
+        }
         let old = self.peers.remove(&region_id);
         let mut hard_state = match &old {
             Some(old) if old.is_initialized() => panic!("region {region_id} came into being twice on this store"),
@@ -410,7 +417,7 @@ impl<L: LogReader> Worker<L> {
             if let Some((_, dir)) = old.received.take() {
                 self.round.effect(Effect::DropSnapshot { region_id, dir });
             }
-            let later = old.me.id > peer_id || !old.is_alive();
+            let later = old.me.id > peer_id;
             peer.durability = std::mem::take(&mut old.durability);
             if later {
                 // It was removed and added again before this store came to the split: the child of the split is not wanted.
