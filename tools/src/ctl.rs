@@ -85,8 +85,10 @@ struct Ctl {
 
 pub async fn run(args: Args) -> Result<()> {
     if let Command::Completion { shell } = args.command {
-        clap_complete::generate(shell, &mut crate::Cli::command(), "flotilla", &mut std::io::stdout());
-        return Ok(());
+        // Not straight to standard output: the generator panics if its reader goes away.
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut crate::Cli::command(), "flotilla", &mut script);
+        return output::line(String::from_utf8_lossy(&script).trim_end());
     }
     let global = args.global;
     let admin = Admin::new(global.endpoints.clone(), global.timeout, global.tls()?)?;

@@ -61,7 +61,7 @@ impl LocalCluster {
             false => Authority::create(&ca_dir).context("cannot make the authority")?,
         };
         let mut stores: Vec<LocalStore> = Vec::new();
-        for (number, port) in (1..=count).zip(ports(count, base_port)?) {
+        for (number, port) in (1..=count).zip(remembered_ports(dir, count, base_port)?) {
             let address = SocketAddr::from((HOST, port)).to_string();
             let store_dir = dir.join(format!("store-{number}"));
             let certs = store_dir.join("certs");
@@ -250,6 +250,33 @@ fn is_whole(info: &RegionInfo, replicas: usize) -> bool {
     info.leader.is_some() && info.pending_peers.is_empty() && info.down_peers.is_empty() && voters.count() >= replicas
 }
 
+/// The ports that the stores below `dir` had before, or new ones. Stores know each other by address: were all of them to move at once,
+/// none would find another.
+fn remembered_ports(dir: &Path, count: usize, base_port: Option<u16>) -> Result<Vec<u16>> {
+    let path = dir.join("ports");
+    let text = match fs::read_to_string(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        read => read.with_context(|| format!("cannot read {}", path.display()))?,
+    };
+    let before: std::result::Result<Vec<u16>, _> = text.split_whitespace().map(str::parse).collect();
+    let before = before.with_context(|| format!("{} holds no port numbers", path.display()))?;
+    if before.is_empty() {
+        let ports = ports(count, base_port)?;
+        let lines: Vec<String> = ports.iter().map(u16::to_string).collect();
+        fs::write(&path, lines.join("\n") + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+        return Ok(ports);
+    }
+    ensure!(before.len() == count, "{} has {} stores, not {count}", dir.display(), before.len());
+    if let Some(base) = base_port.filter(|base| *base != before[0]) {
+        bail!("the stores in {} begin at port {}, not {base}", dir.display(), before[0]);
+    }
+    for port in &before {
+        hold_port(*port)
+            .with_context(|| format!("port {port}, which a store in {} has, is not free", dir.display()))?;
+    }
+    Ok(before)
+}
+
 /// Ports that are free for TCP and UDP: from `base_port` up, all of them; without it, from the default port up as far as those are
 /// free, and any others instead of those that are not.
 fn ports(count: usize, base_port: Option<u16>) -> Result<Vec<u16>> {
@@ -316,6 +343,23 @@ mod tests {
         assert!(!is_whole(&whole, 4));
         assert!(!is_whole(&RegionInfo { leader: None, ..whole.clone() }, 3));
         assert!(!is_whole(&RegionInfo { pending_peers: vec![2], ..whole }, 3));
+    }
+
+    #[test]
+    fn stores_keep_their_ports() {
+        let dir = tempfile::tempdir().unwrap();
+        let chosen = LocalCluster::prepare(dir.path(), 2, None).unwrap().endpoints();
+        let written = fs::read_to_string(dir.path().join("ports")).unwrap();
+        assert!(chosen.iter().zip(written.lines()).all(|(address, port)| address.ends_with(port)), "{written}");
+
+        // Ports that no other test takes meanwhile.
+        let (ports, held): (Vec<u16>, Vec<_>) = (0..2).map(|_| any_port().unwrap()).unzip();
+        fs::write(dir.path().join("ports"), format!("{}\n{}\n", ports[0], ports[1])).unwrap();
+        assert!(LocalCluster::prepare(dir.path(), 2, None).is_err(), "they are taken");
+        drop(held);
+        let kept = LocalCluster::prepare(dir.path(), 2, None).unwrap().endpoints();
+        assert!(kept[0].ends_with(&ports[0].to_string()) && kept[1].ends_with(&ports[1].to_string()));
+        assert!(LocalCluster::prepare(dir.path(), 3, None).is_err());
     }
 
     #[test]
