@@ -272,9 +272,9 @@ impl World {
         let take = if self.rng.chance(500) { 1 } else { lane.tasks.len() };
         let tasks: Vec<ApplyTask> = lane.tasks.drain(..take).flatten().collect();
         lane.applying = false;
-        if let Some((left, _)) = owner.fuse {
-            owner.disk.borrow_mut().set_fuse(Some(left));
-        }
+        let installs = tasks.iter().any(|task| matches!(task, ApplyTask::Install { .. }));
+        let fuse = owner.fuse.map(|(left, _)| left).or(owner.apply_fuse.filter(|_| installs));
+        owner.disk.borrow_mut().set_fuse(fuse);
         let mut disk = owner.disk.clone();
         let output = owner.lanes[worker].applier.apply(&mut disk, tasks);
         if disk.borrow().is_frozen() {

@@ -20,6 +20,7 @@ pub mod laws;
 pub mod linear;
 pub mod network;
 pub mod rng;
+pub mod script;
 pub mod snapshots;
 pub mod store;
 pub mod trace;

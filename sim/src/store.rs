@@ -67,6 +67,8 @@ pub struct Store {
     pub frozen_until_us: u64,
     /// Crash after so many further effects, and whether the power goes, too.
     pub fuse: Option<(u32, bool)>,
+    /// Crash after so many changes of the disk within the applier's next snapshot: for scenarios.
+    pub apply_fuse: Option<u32>,
     /// The clock's start and rate.
     pub clock: (u64, u64),
     snapshots: u64,
@@ -86,6 +88,7 @@ impl Store {
             logging: false,
             frozen_until_us: 0,
             fuse: None,
+            apply_fuse: None,
             clock,
             snapshots: 0,
         }
@@ -142,6 +145,7 @@ impl Store {
         self.log.clear();
         self.logging = false;
         self.fuse = None;
+        self.apply_fuse = None;
         self.disk.borrow_mut().set_fuse(None);
     }
 }

@@ -1,0 +1,268 @@
+//! Stories that have burnt others, each over several seeds.
+
+use flotilla_proto::store::PeerStatus;
+use flotilla_sim::{
+    Crash, Knobs, World,
+    client::{Answer, Wish},
+};
+
+const KEY: &[u8] = b"k03";
+const RIGHT: &[u8] = b"k05";
+
+fn one_region(seed: u64) -> Knobs {
+    Knobs { regions: 1, workers: 1 + (seed % 2) as usize, ..Knobs::calm(seed) }
+}
+
+fn followers(world: &World, key: &[u8]) -> Vec<usize> {
+    let (region, leader) = world.led(key).expect("somebody leads");
+    let stores = region.peers.iter().map(|peer| peer.store_id as usize - 1);
+    stores.filter(|store| *store != leader).collect()
+}
+
+#[test]
+fn puts_and_gets_without_faults() {
+    for seed in 0..3 {
+        let mut world = World::scripted(one_region(seed));
+        for _ in 0..20 {
+            let value = world.put(KEY);
+            assert_eq!(world.get(KEY), Some(value));
+        }
+        world.must_end_well();
+    }
+}
+
+#[test]
+fn a_split_while_a_follower_is_down() {
+    for seed in 0..8 {
+        let mut world = World::scripted(Knobs { apply_us: (10, 40_000), ..one_region(seed) });
+        world.put(RIGHT);
+        let down = followers(&world, KEY)[0];
+        world.kill(down, Crash::Power);
+        let child = world.split_at(b"k04");
+        let right = world.put(RIGHT);
+        world.put(KEY);
+        world.restart(down);
+        // Messages of the child may come before the parent's split is applied there, and after.
+        world.wait_until("the child is on the returned store", |world| {
+            world.peer_state(down, child).status() == PeerStatus::Normal
+        });
+        assert_eq!(world.get(RIGHT), Some(right));
+        world.must_end_well();
+    }
+}
+
+/// Leaves a follower behind so far that only a snapshot helps: the next leader has cut its log.
+fn lagging_follower(world: &mut World) -> usize {
+    world.put(KEY);
+    let others = followers(world, KEY);
+    let (down, next) = (others[0], others[1]);
+    world.kill(down, Crash::Process);
+    for _ in 0..900 {
+        world.put(KEY);
+    }
+    world.run_for_ms(200);
+    world.lead_from(KEY, next);
+    down
+}
+
+fn fast(seed: u64) -> Knobs {
+    Knobs { delay_us: (50, 200), sync_us: (50, 200), apply_us: (20, 200), wake_us: (1, 20), ..one_region(seed) }
+}
+
+#[test]
+fn a_split_while_a_follower_lags_beyond_the_log() {
+    for seed in 0..4 {
+        let mut world = World::scripted(fast(seed));
+        let down = lagging_follower(&mut world);
+        let child = world.split_at(b"k04");
+        world.put(RIGHT);
+        world.restart(down);
+        world.wait_until("the child is on the returned store", |world| {
+            world.peer_state(down, child).status() == PeerStatus::Normal
+        });
+        world.must_end_well();
+    }
+}
+
+#[test]
+fn a_crash_at_each_step_of_installing_a_snapshot() {
+    for after in 0..8 {
+        for power in [Crash::Process, Crash::Power] {
+            let mut world = World::scripted(fast(u64::from(after)));
+            let down = lagging_follower(&mut world);
+            world.restart(down);
+            world.crash_in_applying(down, after);
+            world.run_for_ms(3_000);
+            if world.stores[down].up {
+                world.kill(down, power);
+                world.restart(down);
+            }
+            let value = world.put(KEY);
+            world.must_end_well();
+            assert_eq!(world.get(KEY), Some(value));
+        }
+    }
+}
+
+#[test]
+fn a_removed_peer_returns_and_is_told() {
+    for seed in 0..6 {
+        let mut world = World::scripted(one_region(seed));
+        world.put(KEY);
+        let region_id = world.led(KEY).unwrap().0.id;
+        let gone = followers(&world, KEY)[0];
+        for other in 1..=3 {
+            world.network.cut(gone as u64 + 1, other);
+            world.network.cut(other, gone as u64 + 1);
+        }
+        world.remove_from(KEY, gone);
+        world.put(KEY);
+        world.run_for_ms(2_000);
+        assert_eq!(world.peer_state(gone, region_id).status(), PeerStatus::Normal, "it cannot know yet");
+        let term = world.leaders()[&region_id].2;
+        world.network.mend_all();
+        world.wait_until("it destroys itself", |world| {
+            let state = world.peer_state(gone, region_id);
+            state.status() == PeerStatus::Tombstone && !state.clearing
+        });
+        assert_eq!(world.leaders()[&region_id].2, term, "it disturbs nobody");
+        assert_eq!(world.stored(gone, KEY), None, "its data is gone");
+        world.must_end_well();
+    }
+}
+
+#[test]
+fn a_removed_learner_that_was_down_is_told() {
+    for seed in 0..4 {
+        let mut world = World::scripted(Knobs { stores: 4, ..one_region(seed) });
+        world.put(KEY);
+        let (region, _) = world.led(KEY).unwrap();
+        let free = (0..4).find(|store| !region.peers.iter().any(|peer| peer.store_id == *store as u64 + 1)).unwrap();
+        world.add_voter(KEY, free);
+        world.wait_until("it has the data", |world| world.stored(free, KEY).is_some());
+        world.kill(free, Crash::Process);
+        world.remove_from(KEY, free);
+        world.run_for_ms(1_000);
+        world.restart(free);
+        world.must_end_well();
+        assert_eq!(world.peer_state(free, region.id).status(), PeerStatus::Tombstone);
+    }
+}
+
+#[test]
+fn removed_and_added_again_while_old_messages_fly() {
+    for seed in 0..8 {
+        let knobs = Knobs { replay_every_ms: 5, stragglers: 100, duplicates: 100, ..one_region(seed) };
+        let mut world = World::scripted(knobs);
+        world.put(KEY);
+        let region_id = world.led(KEY).unwrap().0.id;
+        let again = followers(&world, KEY)[0];
+        for _ in 0..3 {
+            world.remove_from(KEY, again);
+            let peer = world.add_voter(KEY, again);
+            world.put(KEY);
+            world.wait_until("the new peer has the data", |world| {
+                let state = world.peer_state(again, region_id);
+                state.status() == PeerStatus::Normal && state.peer_id == peer
+            });
+        }
+        world.must_end_well();
+    }
+}
+
+#[test]
+fn a_power_cut_right_after_the_acknowledgement_of_a_single_replica() {
+    for seed in 0..20 {
+        let mut world = World::scripted(Knobs { replicas: 1, sync_us: (1_000, 30_000), ..one_region(seed) });
+        for _ in 0..5 {
+            let value = world.put(KEY);
+            let (_, store) = world.led(KEY).unwrap();
+            world.kill(store, Crash::Power);
+            world.restart(store);
+            assert_eq!(world.get(KEY), Some(value), "what was acknowledged is there");
+        }
+        world.must_end_well();
+    }
+}
+
+#[test]
+fn a_power_cut_of_all_stores_at_once() {
+    for seed in 0..10 {
+        let mut world = World::scripted(Knobs { sync_us: (1_000, 20_000), ..one_region(seed) });
+        for _ in 0..3 {
+            let value = world.put(KEY);
+            for store in 0..3 {
+                world.kill(store, Crash::Power);
+            }
+            for store in 0..3 {
+                world.restart(store);
+            }
+            assert_eq!(world.get(KEY), Some(value), "what was acknowledged is there");
+        }
+        world.must_end_well();
+    }
+}
+
+/// The old leader hears nothing, or is not heard.
+#[test]
+fn a_leader_that_is_cut_off_one_way_is_replaced() {
+    for seed in 0..6 {
+        let mut world = World::scripted(one_region(seed));
+        world.put(KEY);
+        let (region, old) = world.led(KEY).unwrap();
+        let hears_nothing = seed % 2 == 0;
+        for other in (1..=3).filter(|other| *other != old as u64 + 1) {
+            if hears_nothing {
+                world.network.cut(other, old as u64 + 1);
+            } else {
+                world.network.cut(old as u64 + 1, other);
+            }
+        }
+        world.wait_until("another leads", |world| world.led(KEY).is_some_and(|(_, leader)| leader != old));
+        let value = world.put(KEY);
+        let stale = world.data_once(old, region.id, KEY, Wish::Get);
+        assert!(!matches!(stale, Answer::Value(read) if read != Some(value)), "the old leader serves {stale:?}");
+        let term = world.leaders()[&region.id].2;
+        world.run_for_ms(10_000);
+        assert_eq!(world.leaders()[&region.id].2, term, "the new leader is stable");
+        world.must_end_well();
+    }
+}
+
+#[test]
+fn a_restart_of_everything_elects_and_serves() {
+    for seed in 0..4 {
+        let mut world = World::scripted(Knobs { regions: 6, ..Knobs::calm(seed) });
+        let value = world.put(KEY);
+        for store in 0..3 {
+            world.kill(store, Crash::Process);
+        }
+        world.run_for_ms(1_000);
+        for store in 0..3 {
+            world.restart(store);
+        }
+        let from = world.now_us;
+        assert_eq!(world.get(KEY), Some(value));
+        assert!(world.now_us - from < 5_000_000, "it serves within seconds");
+        world.must_end_well();
+    }
+}
+
+/// The law about two voters: the one that goes must not go before the one that stays can do without it.
+#[test]
+fn of_two_voters_one_is_removed_and_all_crash() {
+    for seed in 0..30 {
+        let mut world = World::scripted(Knobs { sync_us: (500, 20_000), apply_us: (50, 20_000), ..one_region(seed) });
+        world.put(KEY);
+        let others = followers(&world, KEY);
+        world.remove_from(KEY, others[0]);
+        world.lead_from(KEY, others[1]);
+        let other = followers(&world, KEY)[0];
+        world.remove_from(KEY, other);
+        world.run_for_ms(seed);
+        for store in 0..3 {
+            world.kill(store, Crash::Power);
+        }
+        world.must_end_well();
+    }
+}
