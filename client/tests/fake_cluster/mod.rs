@@ -180,6 +180,20 @@ fn end_or_max(key: Vec<u8>) -> Vec<u8> {
 
 #[tonic::async_trait]
 impl tikv_server::Tikv for Service {
+    async fn kv_scan_lock(
+        &self,
+        _: Request<flotilla_proto::tikv::kvrpcpb::ScanLockRequest>,
+    ) -> Result<Response<flotilla_proto::tikv::kvrpcpb::ScanLockResponse>, Status> {
+        Err(Status::unimplemented("the client has no transactions"))
+    }
+
+    async fn unsafe_destroy_range(
+        &self,
+        _: Request<flotilla_proto::tikv::kvrpcpb::UnsafeDestroyRangeRequest>,
+    ) -> Result<Response<flotilla_proto::tikv::kvrpcpb::UnsafeDestroyRangeResponse>, Status> {
+        Err(Status::unimplemented("the client does not destroy ranges"))
+    }
+
     async fn raw_get(&self, request: Request<RawGetRequest>) -> Answer<RawGetResponse> {
         let request = request.into_inner();
         self.run(request.context, &[&request.key], refused!(RawGetResponse), |context, _, data| {
