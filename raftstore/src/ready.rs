@@ -81,6 +81,9 @@ impl<L: LogReader> Peer<L> {
         }
         if let Some(last) = message.entries.last().map(|entry| entry.index) {
             let old_last = self.raft.storage_mut().append(&message.entries);
+            if last < old_last {
+                self.forget_proposals_behind(last, round);
+            }
             let log = round.log(region_id, message.entries.len());
             for entry in message.entries {
                 let key = log_key(region_id, entry.index);

@@ -191,7 +191,7 @@ impl<L: LogReader> Peer<L> {
     fn note_command(&mut self, id: RequestId, proposed: Result<Proposed, ProposeError>) -> Result<(), RegionError> {
         match proposed {
             Ok(Proposed::Appended { term, index }) => {
-                self.requests.proposed.push_back(Pending { term, index, ids: vec![id] });
+                self.note_proposed(term, index, vec![id]);
                 Ok(())
             }
             Ok(Proposed::ConfChangeIgnored { reason, .. }) => Err(refusal::busy(reason)),
@@ -203,6 +203,21 @@ impl<L: LogReader> Peer<L> {
                 Err(refusal::not_leader(self.id(), self.leader()))
             }
             Err(ProposeError::Empty) => unreachable!("a command is not empty"),
+        }
+    }
+
+    fn note_proposed(&mut self, term: u64, index: u64, ids: Vec<RequestId>) {
+        let after = self.requests.proposed.back().is_none_or(|last| last.index < index);
+        assert!(after, "proposals of region {} wait in index order", self.id());
+        self.requests.proposed.push_back(Pending { term, index, ids });
+    }
+
+    /// The log was cut back to `last`, because another leader has other entries. Of what stood behind it, nothing more may be heard here, and
+    /// proposals that come next take these places; a copy on another store may still be committed.
+    pub fn forget_proposals_behind(&mut self, last: u64, round: &mut Round) {
+        let lost = refusal::unknown_outcome("another leader's log took the place of the proposal");
+        while let Some(pending) = self.requests.proposed.pop_back_if(|pending| pending.index > last) {
+            round.refuse_all(pending.ids, &lost);
         }
     }
 
@@ -233,9 +248,7 @@ impl<L: LogReader> Peer<L> {
         while let Some((data, ids)) = self.requests.held.take().or_else(|| next_entry(&mut self.requests, &self.region))
         {
             match self.raft.propose(data.clone()) {
-                Ok(Proposed::Appended { term, index }) => {
-                    self.requests.proposed.push_back(Pending { term, index, ids })
-                }
+                Ok(Proposed::Appended { term, index }) => self.note_proposed(term, index, ids),
                 Ok(Proposed::Forwarded { .. } | Proposed::ConfChangeIgnored { .. }) => {
                     unreachable!("a leader appends writes")
                 }
