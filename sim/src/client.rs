@@ -74,6 +74,8 @@ pub enum Owner {
     Administrator,
     /// A scenario or the end of a run, which looks for it.
     Script,
+    /// Whoever asked has given up.
+    Nobody,
 }
 
 struct Open {
@@ -302,7 +304,12 @@ impl World {
         if self.network.healed && self.clients.open.get(&id).is_some_and(|open| open.owner == Owner::Script) {
             return;
         }
-        self.answered(id, Answer::Unknown);
+        // The client goes on; an answer that comes later still counts.
+        let Some(open) = self.clients.open.get_mut(&id) else { return };
+        let owner = std::mem::replace(&mut open.owner, Owner::Nobody);
+        let wishes = open.wishes.clone();
+        self.clients.counts[2] += 1;
+        self.go_on(owner, id, wishes, &Answer::Unknown);
     }
 
     /// The connections to a store break: whoever has asked it does not know what came of it.
@@ -331,7 +338,9 @@ impl World {
             Answer::Refused(_) => 1,
             Answer::Unknown => 2,
         };
-        self.clients.counts[place] += 1;
+        if open.owner != Owner::Nobody {
+            self.clients.counts[place] += 1;
+        }
         for (key, wish) in &open.wishes {
             let known = matches!(answer, Answer::Value(_) | Answer::Written(_));
             if known || (answer == Answer::Unknown && *wish != Wish::Get) {
@@ -343,10 +352,15 @@ impl World {
                 self.clients.history.entry(key.clone()).or_default().push(operation);
             }
         }
-        match open.owner {
+        self.go_on(open.owner, id, open.wishes, &answer);
+    }
+
+    /// Whoever asked takes note of the answer, and goes on.
+    fn go_on(&mut self, owner: Owner, id: RequestId, wishes: Vec<(Bytes, Wish)>, answer: &Answer) {
+        match owner {
             Owner::Client(client) => {
-                for (key, wish) in open.wishes {
-                    let value = match (&wish, &answer) {
+                for (key, wish) in wishes {
+                    let value = match (&wish, answer) {
                         (_, Answer::Value(value)) => *value,
                         (Wish::Put(value) | Wish::Swap { new: value, .. }, Answer::Written(_)) => Some(*value),
                         _ => None,
@@ -354,12 +368,13 @@ impl World {
                     self.clients.beliefs[client].insert(key, value);
                 }
                 let rest = self.rng.within(self.knobs.think_us);
-                let rest = if place == 0 { rest } else { rest.max(5_000) };
+                let done = matches!(answer, Answer::Value(_) | Answer::Written(_));
+                let rest = if done { rest } else { rest.max(5_000) };
                 self.schedule(rest, Action::Turn { client });
             }
-            Owner::Administrator => {}
+            Owner::Administrator | Owner::Nobody => {}
             Owner::Script => {
-                self.clients.scripted.insert(id, answer);
+                self.clients.scripted.insert(id, answer.clone());
             }
         }
     }

@@ -65,6 +65,14 @@ impl World {
         self.ask_once(store, Request::Data { target, wishes: vec![(key.to_vec().into(), wish)] })
     }
 
+    /// Sends a write of a fresh value to a store and does not wait.
+    pub fn send_put(&mut self, store: usize, region_id: u64, key: &[u8]) {
+        let value = self.clients.fresh_value();
+        let target = Target { region_id, ..Target::default() };
+        let wishes = vec![(key.to_vec().into(), Wish::Put(value))];
+        self.ask(Owner::Script, store, Request::Data { target, wishes });
+    }
+
     fn insist(&mut self, key: &[u8], request: impl Fn(&Region) -> Request) -> Answer {
         let until = self.now_us + PATIENCE_MS * 1000;
         loop {

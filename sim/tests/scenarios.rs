@@ -266,3 +266,31 @@ fn of_two_voters_one_is_removed_and_all_crash() {
         world.must_end_well();
     }
 }
+
+/// Regression: proposals that were overwritten stood before those of the next time this peer led, which were then refused though applied.
+#[test]
+fn a_leader_is_overwritten_and_elected_again() {
+    for seed in 0..10 {
+        let mut world = World::scripted(Knobs { patience_ms: 20_000, ..one_region(seed) });
+        world.put(KEY);
+        let (region, old) = world.led(KEY).unwrap();
+        for other in (1..=3).filter(|other| *other != old as u64 + 1) {
+            world.network.cut(old as u64 + 1, other);
+            world.network.cut(other, old as u64 + 1);
+        }
+        for _ in 0..6 {
+            world.send_put(old, region.id, KEY);
+            world.run_for_ms(10);
+        }
+        world.wait_until("another leads", |world| world.led(KEY).is_some_and(|(_, leader)| leader != old));
+        world.put(KEY);
+        world.network.mend_all();
+        world.lead_from(KEY, old);
+        for _ in 0..10 {
+            let answer = world.data_once(old, region.id, KEY, Wish::Put(1_000 + world.steps));
+            assert!(matches!(answer, Answer::Written(_)), "a healthy leader writes, but answers {answer:?}");
+            world.get(KEY);
+        }
+        world.must_end_well();
+    }
+}
