@@ -231,9 +231,9 @@ impl Applier {
     fn destroy<D: ApplyDisk>(&mut self, disk: &mut D, region: Region, min_peer_id: u64) -> Applied {
         // The worker may not have heard yet of a split that was applied here: its children's data must stay. Nor of a split by which this
         // peer got its range: that must go.
-        let stored = disk.get(Cf::Raft, &peer_state_key(region.id)).map(|state| {
-            PeerState::decode(state).expect("a peer state on the own disk can be read")
-        });
+        let stored = disk
+            .get(Cf::Raft, &peer_state_key(region.id))
+            .map(|state| PeerState::decode(state).expect("a peer state on the own disk can be read"));
         let normal = stored.filter(|state| state.status() == PeerStatus::Normal).and_then(|state| state.region);
         let region = self.peers.remove(&region.id).map(|peer| peer.region).or(normal).unwrap_or(region);
         let state = PeerState {
