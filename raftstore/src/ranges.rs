@@ -66,9 +66,12 @@ impl Ranges {
         self.replace(region.id, range);
     }
 
-    /// Reserves the range of a snapshot. Reserving again for the same region replaces its reservation.
+    /// Reserves the range of a snapshot, one at a time for a region: the end of the other would give up the range of both.
     pub fn reserve(&mut self, region: &Region) -> Result<(), Overlap> {
         let range = Range::of(region);
+        if self.reserved.contains_key(&region.id) {
+            return Err(Overlap { wanted: region.id, holder: region.id });
+        }
         match self.conflict(region.id, &range) {
             Some(holder) => Err(Overlap { wanted: region.id, holder }),
             None => {
@@ -88,6 +91,8 @@ impl Ranges {
         for change in &applied.changes {
             match change {
                 Change::Split { region, children } => {
+                    // A snapshot of the undivided region may be under way. It is too old now, and must not stand in the children's way.
+                    self.reserved.remove(&region.id);
                     self.replace(region.id, Range::of(region));
                     for child in children {
                         self.hold(&child.region);
@@ -144,6 +149,7 @@ impl Ranges {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::apply::CreatedPeer;
 
     fn region(id: u64, start: &'static str, end: &'static str) -> Region {
         Region { id, start_key: start.into(), end_key: end.into(), ..Default::default() }
@@ -168,6 +174,26 @@ mod tests {
         ranges.note(&Applied { region_id: 2, changes: vec![Change::Destroyed], ..Default::default() });
         assert_eq!(ranges.locate(Space::User, b"m"), None);
         assert_eq!(ranges.reserve(&region(3, "n", "z")), Ok(()));
+    }
+
+    #[test]
+    fn a_snapshot_of_before_a_split_does_not_stand_in_the_way_of_the_children() {
+        let mut ranges = Ranges::new();
+        ranges.hold(&region(1, "", ""));
+        ranges.reserve(&region(1, "", "")).unwrap();
+        let child = CreatedPeer { region: region(2, "m", ""), peer_id: 5, campaign: false };
+        let split = Change::Split { region: region(1, "", "m"), children: vec![child] };
+        ranges.note(&Applied { region_id: 1, changes: vec![split], ..Default::default() });
+        assert_eq!(ranges.locate(Space::User, b"z"), Some(2));
+    }
+
+    #[test]
+    fn a_region_receives_one_snapshot_at_a_time() {
+        let mut ranges = Ranges::new();
+        ranges.reserve(&region(1, "a", "c")).unwrap();
+        assert!(ranges.reserve(&region(1, "a", "c")).is_err());
+        ranges.release(1);
+        ranges.reserve(&region(1, "a", "c")).unwrap();
     }
 
     #[test]
