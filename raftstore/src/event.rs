@@ -120,6 +120,9 @@ pub enum Effect {
     DropSnapshot { region_id: u64, dir: String },
     /// Tell the placement driver about a region that is led here.
     Report { report: RegionReport },
+    /// The store must stop: others hold this peer's promise for entries up to `promised`, and its log ends at `last`. The disk has lost what
+    /// was synced, or is an old copy. Nothing that this store says of any region can be trusted any more.
+    LostLog { region_id: u64, last: u64, promised: u64 },
     /// The group has another leader, or none, or another term.
     Role { region_id: u64, term: u64, leader: Option<Peer>, is_leader: bool },
 }

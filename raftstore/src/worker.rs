@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use flotilla_proto::store::{self, RaftMessage, Region};
-use flotilla_raft::{HardState, MessageType, Ready, SnapshotStatus};
+use flotilla_raft::{HardState, MessageType, Ready, SnapshotStatus, StepError};
 
 use crate::{
     Settings,
@@ -286,8 +286,13 @@ impl<L: LogReader> Worker<L> {
         if matches!(raft_message.kind, MessageType::App | MessageType::Heartbeat) {
             peer.quiet_since = peer.tick;
         }
-        // A refused message is one that nobody sends, or that has become pointless. It changed nothing.
-        let _ = peer.raft.step_remote(raft_message);
+        match peer.raft.step_remote(raft_message) {
+            Err(
+                StepError::CommitBeyondLog { commit: promised, last } | StepError::AckBeyondLog { index: promised, last },
+            ) => round.effect(Effect::LostLog { region_id, last, promised }),
+            // A refused message is one that nobody sends, or that has become pointless. It changed nothing.
+            Ok(()) | Err(_) => {}
+        }
     }
 
     /// Whether there is a peer to take a message for `to`; one is made if the message may do that.

@@ -180,6 +180,13 @@ impl Runner {
             Effect::Report { report } => {
                 let _ = store.news.send(News::Led(Box::new(report)));
             }
+            Effect::LostLog { region_id, last, promised } => {
+                let lost = format!(
+                    "its log ends at {last}, and other stores hold its promise up to {promised}. The disk has lost synced data, or the data \
+                     folder is an old copy: remove this store from the cluster, and let it join again with an empty folder"
+                );
+                fatal::stop(&format!("keep the log of region {region_id}"), &lost)
+            }
             Effect::Role { region_id, term, leader, is_leader } => {
                 if is_leader {
                     metrics().leader_changes.inc();

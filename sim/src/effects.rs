@@ -158,6 +158,12 @@ impl World {
                 let store_id = self.stores[store].id;
                 self.directory.report(region, store_id, report.term);
             }
+            Effect::LostLog { region_id, last, promised } => {
+                self.broken(format!(
+                    "a log keeps what was promised: region {region_id} on store {} ends at {last}, promised was {promised}",
+                    place + 1
+                ));
+            }
             Effect::Role { region_id, term, leader, is_leader } => {
                 let leader = leader.map_or(0, |peer| peer.id);
                 self.trace.note(&[19, place, region_id, term, leader, u64::from(is_leader)]);
