@@ -158,6 +158,7 @@ impl Placement {
             leader_store_id: self.lead.store_id,
             region_count: self.directory.len() as u64,
             system_term: self.lead.term,
+            replicas: self.settings.replicas as u64,
         }
     }
 }

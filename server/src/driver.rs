@@ -222,7 +222,13 @@ impl Driver {
             match output {
                 Output::Replicate { batch, writes } => self.replicate(batch, writes),
                 Output::Answer { id, response } => match &response.response {
-                    Some(Response::Tso(_) | Response::Ids(_) | Response::Join(_)) => confirm.push((id, response)),
+                    Some(
+                        Response::Tso(_)
+                        | Response::Ids(_)
+                        | Response::Join(_)
+                        | Response::Keyspace(_)
+                        | Response::GcSafePoint(_),
+                    ) => confirm.push((id, response)),
                     _ => {
                         if let Some(sender) = self.open.remove(&id) {
                             let _ = sender.send(response);

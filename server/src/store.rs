@@ -185,6 +185,7 @@ impl Store {
             start_time_secs: self.started_secs,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             log_batches: metrics.log_batches.get(),
+            frames_received: metrics.frames_received.get(),
         }
     }
 }

@@ -196,6 +196,7 @@ async fn totals(admin: &Admin) -> Result<StoreStats> {
         total.fsyncs += stats.fsyncs;
         total.log_batches += stats.log_batches;
         total.frames_sent += stats.frames_sent;
+        total.frames_received += stats.frames_received;
         total.messages_sent += stats.messages_sent;
         total.loops += stats.loops;
     }

@@ -201,3 +201,44 @@ fn the_command_exists() {
     let output = std::process::Command::new(FLOTILLA).arg("--version").output().unwrap();
     assert!(output.status.success());
 }
+
+/// A store whose folder is an old copy has forgotten votes and entries that it promised: it must not go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_with_an_old_copy_of_its_folder_stops() {
+    let mut cluster = Cluster::start(3).await;
+    let client = Client::connect(cluster.endpoints()).await.unwrap();
+    let raw = client.raw();
+    raw.put("kept", "old", None).await.unwrap();
+    cluster.wait_until_equal().await;
+
+    let copy = cluster.folder.path().join("copy");
+    cluster.stores[2].kill();
+    copy_folder(&cluster.stores[2].dir, &copy);
+    cluster.stores[2].start();
+    for n in 0..50 {
+        raw.put("kept", format!("new {n}"), None).await.unwrap();
+    }
+    cluster.wait_until_equal().await;
+
+    cluster.stores[2].kill();
+    std::fs::remove_dir_all(&cluster.stores[2].dir).unwrap();
+    std::fs::rename(&copy, &cluster.stores[2].dir).unwrap();
+    cluster.stores[2].start();
+    let status = cluster.stores[2].wait().await;
+    let log = cluster.stores[2].log_tail();
+    assert_eq!(status.code(), Some(70), "{log}");
+    assert!(log.contains("join again with an empty folder"), "{log}");
+    assert_eq!(raw.get("kept").await.unwrap().as_deref(), Some(&b"new 49"[..]), "the others go on");
+}
+
+fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy_folder(&entry.path(), &target),
+            false => drop(std::fs::copy(entry.path(), target).unwrap()),
+        }
+    }
+}

@@ -16,9 +16,6 @@ use tonic::{Request, Response, Status};
 use super::{asking, errors::OUTCOME_UNKNOWN, keys::show, limits::SCAN_REGIONS_MAX};
 use crate::{metrics::metrics, node::Node};
 
-/// Voters that a region should have, or as many as there are stores.
-const REPLICAS_WANTED: usize = 3;
-
 /// Serves the admin calls from a store.
 #[derive(Clone)]
 pub struct AdminService {
@@ -40,7 +37,7 @@ impl Admin for AdminService {
     ) -> Result<Response<ClusterStatusResponse>, Status> {
         let info = asking::cluster_info(&self.node).await?;
         let stores = asking::stores(&self.node).await?;
-        let wanted = REPLICAS_WANTED.min(stores.len());
+        let wanted = (info.replicas as usize).min(stores.len());
         let (mut leaderless_regions, mut under_replicated_regions) = (0, 0);
         let mut from =
             ScanRegionsRequest { limit: SCAN_REGIONS_MAX, with_system: true, ..ScanRegionsRequest::default() };

@@ -106,6 +106,7 @@ async fn status(State(site): State<Site>) -> Json<Value> {
         "log_batches": stats.log_batches,
         "fsyncs": stats.fsyncs,
         "frames_sent": stats.frames_sent,
+        "frames_received": stats.frames_received,
         "messages_sent": stats.messages_sent,
         "loops": stats.loops,
     }))

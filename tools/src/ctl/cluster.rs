@@ -18,13 +18,14 @@ pub async fn run(ctl: &Ctl, command: Command) -> Result<()> {
     let Command::Status = command;
     let status = ctl.admin.cluster_status().await?;
     let info = status.info.unwrap_or_default();
-    let ClusterInfo { cluster_id, leader_store_id, region_count, system_term } = info;
+    let ClusterInfo { cluster_id, leader_store_id, region_count, system_term, replicas } = info;
     if ctl.is_json() {
         return output::json(&json!({
             "cluster_id": cluster_id,
             "placement_leader": leader_store_id,
             "system_term": system_term,
             "regions": region_count,
+            "replicas": replicas,
             "leaderless_regions": status.leaderless_regions,
             "under_replicated_regions": status.under_replicated_regions,
             "stores": status.stores.iter().map(|store| {
@@ -38,8 +39,10 @@ pub async fn run(ctl: &Ctl, command: Command) -> Result<()> {
         "cluster {cluster_id}, placement driver on store {leader_store_id} (system term {system_term})"
     ))?;
     output::line(format!(
-        "{region_count} regions, {} without a known leader, {} with too few replicas\n",
-        status.leaderless_regions, status.under_replicated_regions
+        "{region_count} regions, {} without a known leader, {} with fewer than {} replicas\n",
+        status.leaderless_regions,
+        status.under_replicated_regions,
+        replicas.min(status.stores.len() as u64)
     ))?;
     let columns = [
         Column::Number("STORE"),
@@ -48,8 +51,8 @@ pub async fn run(ctl: &Ctl, command: Command) -> Result<()> {
         Column::Number("REGIONS"),
         Column::Number("LEADERS"),
         Column::Number("ENTRIES/FSYNC"),
-        Column::Number("ENTRIES/BATCH"),
         Column::Number("MESSAGES/FRAME"),
+        Column::Number("MESSAGES/LOOP"),
         Column::Number("FRAMES/LOOP"),
     ];
     let rows = status.stores.iter().map(|store| {
@@ -61,12 +64,15 @@ pub async fn run(ctl: &Ctl, command: Command) -> Result<()> {
             stats.regions.to_string(),
             stats.leaders.to_string(),
             ratio(stats.entries_appended, stats.fsyncs),
-            ratio(stats.entries_appended, stats.log_batches),
             ratio(stats.messages_sent, stats.frames_sent),
-            ratio(stats.frames_sent, stats.loops),
+            ratio(stats.messages_sent, stats.loops),
+            format!("{}+{}", ratio(stats.frames_received, stats.loops), ratio(stats.frames_sent, stats.loops)),
         ]
     });
-    output::line(output::table(&columns, rows))
+    output::line(output::table(&columns, rows))?;
+    output::line(
+        "\nSharing since each store started. MESSAGES are Raft messages sent; FRAMES/LOOP: received + sent in one loop of a raft worker.",
+    )
 }
 
 /// How many pieces of work shared one costly step, since the store started.
@@ -75,6 +81,8 @@ pub fn sharing(stats: &StoreStats) -> Value {
         "entries_per_fsync": ratio_number(stats.entries_appended, stats.fsyncs),
         "entries_per_batch": ratio_number(stats.entries_appended, stats.log_batches),
         "messages_per_frame": ratio_number(stats.messages_sent, stats.frames_sent),
-        "frames_per_loop": ratio_number(stats.frames_sent, stats.loops),
+        "messages_per_loop": ratio_number(stats.messages_sent, stats.loops),
+        "frames_received_per_loop": ratio_number(stats.frames_received, stats.loops),
+        "frames_sent_per_loop": ratio_number(stats.frames_sent, stats.loops),
     })
 }

@@ -70,6 +70,7 @@ pub fn to_json(store: &Store) -> Value {
         "log_batches": stats.log_batches,
         "fsyncs": stats.fsyncs,
         "frames_sent": stats.frames_sent,
+        "frames_received": stats.frames_received,
         "messages_sent": stats.messages_sent,
         "loops": stats.loops,
         "start_time_secs": stats.start_time_secs,

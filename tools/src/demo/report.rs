@@ -81,10 +81,11 @@ impl fmt::Display for Report {
         for (when, stats) in [("shared until the kill", &self.before_kill), ("shared in the end", &self.after)] {
             writeln!(
                 f,
-                "  {when:<22}entries per fsync {}, entries per batch {}, messages per frame {}, frames per loop {}",
+                "  {when:<22}entries per fsync {}, messages per frame {}, messages per loop {}, frames per loop {} in and {} out",
                 ratio(stats.entries_appended, stats.fsyncs),
-                ratio(stats.entries_appended, stats.log_batches),
                 ratio(stats.messages_sent, stats.frames_sent),
+                ratio(stats.messages_sent, stats.loops),
+                ratio(stats.frames_received, stats.loops),
                 ratio(stats.frames_sent, stats.loops),
             )?;
         }

@@ -6,7 +6,7 @@ use std::{
     fs::File,
     net::{TcpListener, UdpSocket},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
@@ -64,6 +64,20 @@ impl Store {
 
     pub fn pid(&self) -> i32 {
         self.child.as_ref().expect("the store runs").id() as i32
+    }
+
+    /// Waits until the process has ended by itself.
+    pub async fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.as_mut().expect("the store runs").try_wait().expect("the process is ours")
+            {
+                self.child = None;
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the store at {} does not end\n{}", self.address, self.log_tail());
+            sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Whether the process runs. A store that ended by itself is a failure of the test: its log is shown.
