@@ -9,6 +9,7 @@ use flotilla_raft::{
     Storage, StorageError, is_local_target,
 };
 
+use crate::faults::{Crash, Life, NodeClock, Point};
 use crate::output::Output;
 
 /// A log in memory, and a state machine that appends all it applies to a text, with a snapshot after every entry.
@@ -17,11 +18,38 @@ use crate::output::Output;
 pub struct NodeStorage {
     pub log: MemoryStorage,
     pub history: Vec<Snapshot>,
+    /// The log and the length of the history at the last sync: what a power cut leaves.
+    synced: (MemoryStorage, usize),
 }
 
 impl NodeStorage {
-    fn newest(&self) -> &Snapshot {
+    fn new(log: MemoryStorage, snapshot: Snapshot) -> NodeStorage {
+        NodeStorage { synced: (log.clone(), 1), log, history: vec![snapshot] }
+    }
+
+    /// Starts again: a snapshot that was written to the log replaces the state machine.
+    pub fn recover(&mut self) -> u64 {
+        if let Ok(snapshot) = self.log.snapshot(0)
+            && snapshot.metadata.index > self.newest().metadata.index
+        {
+            self.history.push(snapshot);
+        }
+        self.newest().metadata.index
+    }
+
+    pub fn newest(&self) -> &Snapshot {
         self.history.last().expect("the history begins with a snapshot")
+    }
+
+    /// Makes all that was written durable.
+    fn sync(&mut self) {
+        self.synced = (self.log.clone(), self.history.len());
+    }
+
+    /// Loses all that was written since the last sync.
+    pub fn lose_unsynced(&mut self) {
+        self.log = self.synced.0.clone();
+        self.history.truncate(self.synced.1);
     }
 }
 
@@ -58,6 +86,8 @@ pub struct Node {
     /// Messages to the append thread and to the apply thread.
     pub append_work: VecDeque<Message>,
     pub apply_work: VecDeque<Message>,
+    pub life: Life,
+    pub clock: NodeClock,
 }
 
 /// The nodes, with ids from 1, and the messages between them.
@@ -72,7 +102,14 @@ impl Environment {
         Environment { nodes: Vec::new(), messages: RefCell::default(), output: Output::default() }
     }
 
+    /// A node that runs.
     pub fn node(&mut self, id: u64) -> Result<&mut Node, String> {
+        let node = self.any_node(id)?;
+        if node.life == Life::Down { Err(format!("node {id} is down")) } else { Ok(node) }
+    }
+
+    /// A node, whether it runs or not.
+    pub fn any_node(&mut self, id: u64) -> Result<&mut Node, String> {
         let at = (id as usize).checked_sub(1).ok_or("nodes are numbered from 1")?;
         self.nodes.get_mut(at).ok_or_else(|| format!("there is no node {id}"))
     }
@@ -91,36 +128,98 @@ impl Environment {
             }
             let id = self.nodes.len() as u64 + 1;
             let config = Config { id, seed: id, ..config.clone() };
-            let storage = NodeStorage { log, history: vec![snapshot.clone()] };
+            let storage = NodeStorage::new(log, snapshot.clone());
             let raw = RawNode::new(config.clone(), storage, self.output.clone()).map_err(|err| err.to_string())?;
-            self.nodes.push(Node { raw, config, append_work: VecDeque::new(), apply_work: VecDeque::new() });
+            self.nodes.push(Node {
+                raw,
+                config,
+                append_work: VecDeque::new(),
+                apply_work: VecDeque::new(),
+                life: Life::Up,
+                clock: NodeClock::default(),
+            });
         }
         Ok(())
     }
 
-    /// Loses everything that is not on disk, and starts again.
-    pub fn restart(&mut self, id: u64) -> Result<(), String> {
-        let output = self.output.clone();
+    /// Ends the process of node `id`. What only that knew is lost; what it has written is in the cache of its disk.
+    pub fn stop(&mut self, id: u64) {
+        self.messages.get_mut().retain(|message| message.to != id || !is_local(message));
+        if let Ok(node) = self.any_node(id) {
+            node.append_work.clear();
+            node.apply_work.clear();
+            node.life = Life::Down;
+        }
+    }
+
+    /// Ends node `id` if that is due. True if `crash` is what it was waiting for.
+    fn crashes(&mut self, id: u64, crash: Crash) -> bool {
+        let due = self.node(id).is_ok_and(|node| node.life == Life::CrashesAt(crash));
+        if due {
+            self.stop(id);
+            self.output.println(format_args!("node {id} is down: {crash}"));
+        }
+        due
+    }
+
+    /// Does one step of the driver's work, unless the node crashes before or after it. False if it did.
+    fn at(
+        &mut self,
+        id: u64,
+        point: Point,
+        step: impl FnOnce(&mut Environment) -> Result<(), String>,
+    ) -> Result<bool, String> {
+        if self.crashes(id, Crash::Before(point)) {
+            return Ok(false);
+        }
+        let done = step(self);
+        if done.is_err() && self.any_node(id)?.life == Life::Down {
+            return Ok(false);
+        }
+        done?;
+        Ok(!self.crashes(id, Crash::After(point)))
+    }
+
+    /// Writes and syncs, in two steps. False if the node crashed or its disk failed.
+    fn write_and_sync(
+        &mut self,
+        id: u64,
+        hard_state: Option<HardState>,
+        entries: &[Entry],
+        snapshot: Option<&Snapshot>,
+        must_sync: bool,
+    ) -> Result<bool, String> {
         let node = self.node(id)?;
-        let storage = node.raw.storage().clone();
-        node.config.applied = storage.newest().metadata.index;
-        node.append_work.clear();
-        node.apply_work.clear();
-        node.raw = RawNode::new(node.config.clone(), storage, output).map_err(|err| err.to_string())?;
-        Ok(())
+        let something = !entries.is_empty() || hard_state.is_some_and(|state| !state.is_empty()) || snapshot.is_some();
+        if something && node.life == Life::AppendFails {
+            self.stop(id);
+            self.output.println(format_args!("node {id} is down: its disk failed"));
+            return Ok(false);
+        }
+        let written = self.at(id, Point::Write, |env| process_append(env.node(id)?, hard_state, entries, snapshot))?;
+        if !written || !must_sync {
+            return Ok(written);
+        }
+        self.at(id, Point::Sync, |env| {
+            env.node(id)?.raw.storage_mut().sync();
+            Ok(())
+        })
     }
 
     pub fn process_ready(&mut self, id: u64) -> Result<(), String> {
         let output = self.output.clone();
         let node = self.node(id)?;
+        let sync = !node.config.async_storage_writes;
         let ready = node.raw.ready();
         output.print(&ready);
-        let sync = !node.config.async_storage_writes;
         if sync {
-            process_append(node, ready.hard_state, &ready.entries, ready.snapshot.as_deref())?;
-            process_apply(node, &ready.committed_entries);
+            let must_sync = ready.must_sync || ready.snapshot.is_some();
+            if !self.write_and_sync(id, ready.hard_state, &ready.entries, ready.snapshot.as_deref(), must_sync)? {
+                return Ok(());
+            }
         }
         let mut sent = Vec::new();
+        let node = self.node(id)?;
         for message in ready.messages {
             match message.kind {
                 MessageType::StorageAppend => node.append_work.push_back(message),
@@ -129,10 +228,19 @@ impl Environment {
             }
         }
         assert!(!sync || node.append_work.is_empty() && node.apply_work.is_empty());
-        if sync {
-            node.raw.advance();
+        let alive = self.at(id, Point::Send, |env| {
+            env.messages.get_mut().append(&mut sent);
+            Ok(())
+        })?;
+        if !alive || !sync {
+            return Ok(());
         }
-        self.messages.get_mut().append(&mut sent);
+        if self.at(id, Point::Apply, |env| {
+            process_apply(env.node(id)?, &ready.committed_entries);
+            Ok(())
+        })? {
+            self.node(id)?.raw.advance();
+        }
         Ok(())
     }
 
@@ -147,8 +255,10 @@ impl Environment {
         output.println(format_args!("Processing:\n{message}"));
         let Message { term, vote, commit, .. } = message;
         let hard_state = Some(HardState { term, vote, commit });
-        process_append(node, hard_state, &message.entries, message.snapshot.as_deref())?;
-        self.respond(responses);
+        let must_sync = !responses.is_empty();
+        if self.write_and_sync(id, hard_state, &message.entries, message.snapshot.as_deref(), must_sync)? {
+            self.respond(id, responses)?;
+        }
         Ok(())
     }
 
@@ -161,17 +271,25 @@ impl Environment {
         };
         let responses = std::mem::take(&mut message.responses);
         output.println(format_args!("Processing:\n{message}"));
-        process_apply(node, &message.entries);
-        self.respond(responses);
+        if self.at(id, Point::Apply, |env| {
+            process_apply(env.node(id)?, &message.entries);
+            Ok(())
+        })? {
+            self.respond(id, responses)?;
+        }
         Ok(())
     }
 
-    fn respond(&mut self, mut responses: Vec<Message>) {
-        self.output.println("Responses:");
-        for response in &responses {
-            self.output.println(response);
-        }
-        self.messages.get_mut().append(&mut responses);
+    fn respond(&mut self, id: u64, mut responses: Vec<Message>) -> Result<(), String> {
+        self.at(id, Point::Send, |env| {
+            env.output.println("Responses:");
+            for response in &responses {
+                env.output.println(response);
+            }
+            env.messages.get_mut().append(&mut responses);
+            Ok(())
+        })?;
+        Ok(())
     }
 
     /// Delivers to, or drops for, `to` its messages of type `kind` (`None`: all). Returns how many there were.
@@ -181,6 +299,8 @@ impl Environment {
         self.messages = RefCell::new(rest);
         let chosen: Vec<Message> = chosen;
         let count = chosen.len();
+        // Nobody hears what is sent to a node that is down.
+        let drop = drop || self.any_node(to).is_ok_and(|node| node.life == Life::Down);
         for message in chosen {
             self.output.println(format_args!("{}{message}", if drop { "dropped: " } else { "" }));
             if drop {
@@ -206,7 +326,7 @@ impl Environment {
         loop {
             let mut done = true;
             for &id in ids {
-                if self.node(id)?.raw.has_ready() {
+                if self.any_node(id)?.has_ready() {
                     output.println(format_args!("> {id} handling Ready"));
                     output.indented(|| self.process_ready(id))?;
                     done = false;
@@ -220,18 +340,18 @@ impl Environment {
                 }
             }
             for &id in ids {
-                if !self.node(id)?.append_work.is_empty() {
+                if !self.any_node(id)?.append_work.is_empty() {
                     output.println(format_args!("> {id} processing append thread"));
-                    while !self.node(id)?.append_work.is_empty() {
+                    while !self.any_node(id)?.append_work.is_empty() {
                         output.indented(|| self.process_append_thread(id))?;
                     }
                     done = false;
                 }
             }
             for &id in ids {
-                if !self.node(id)?.apply_work.is_empty() {
+                if !self.any_node(id)?.apply_work.is_empty() {
                     output.println(format_args!("> {id} processing apply thread"));
-                    while !self.node(id)?.apply_work.is_empty() {
+                    while !self.any_node(id)?.apply_work.is_empty() {
                         output.indented(|| self.process_apply_thread(id))?;
                     }
                     done = false;
@@ -244,10 +364,19 @@ impl Environment {
     }
 }
 
+impl Node {
+    fn has_ready(&self) -> bool {
+        self.life != Life::Down && self.raw.has_ready()
+    }
+}
+
+/// What a node tells itself is not sent over a network, and cannot get lost.
+fn is_local(message: &Message) -> bool {
+    message.from == message.to || is_local_target(message.from) || is_local_target(message.to)
+}
+
 fn is_chosen(message: &Message, to: u64, drop: bool, kind: Option<MessageType>) -> bool {
-    // What a node tells itself is not sent over a network, and cannot get lost.
-    let local = message.from == message.to || is_local_target(message.from) || is_local_target(message.to);
-    message.to == to && !(drop && local) && kind.is_none_or(|kind| kind == message.kind)
+    message.to == to && !(drop && is_local(message)) && kind.is_none_or(|kind| kind == message.kind)
 }
 
 /// The work of the append thread.

@@ -1,5 +1,4 @@
-//! The directives of the interaction suite (`testdata`), over an [`Environment`]; and our own, for our own scripts:
-//! `read-index i context` and `restart i` (which loses what is not on disk).
+//! The directives of the interaction suite (`testdata`), over an [`Environment`]. Our own are in [`crate::faults`].
 
 use bytes::Bytes;
 use flotilla_raft::{
@@ -9,9 +8,10 @@ use flotilla_raft::{
 
 use crate::datadriven::Case;
 use crate::environment::Environment;
+use crate::faults;
 
 /// What a command has to say: an error is printed like output, even where output is silenced.
-type Handled = Result<(), String>;
+pub type Handled = Result<(), String>;
 
 /// Runs one command and returns what it prints.
 pub fn run(env: &mut Environment, case: &Case) -> String {
@@ -79,15 +79,7 @@ fn dispatch(env: &mut Environment, case: &Case) -> Handled {
             env.node(on)?.raw.report_unreachable(about);
             Ok(())
         }
-        // From here on, our own directives.
-        "read-index" => {
-            let context = case.args.get(1).ok_or("the context is missing")?;
-            let context = Bytes::copy_from_slice(context.key.as_bytes());
-            env.node(case.number(0)?)?.raw.read_index(context);
-            Ok(())
-        }
-        "restart" => env.restart(case.number(0)?),
-        _ => Err("unknown command".into()),
+        _ => faults::dispatch(env, case),
     }
 }
 
@@ -200,7 +192,7 @@ fn deliver_msgs(env: &mut Environment, case: &Case) -> Handled {
 
 fn raft_log(env: &mut Environment, id: u64) -> Handled {
     let output = env.output.clone();
-    let log = &env.node(id)?.raw.storage().log;
+    let log = &env.any_node(id)?.raw.storage().log;
     let (first, last) = (log.first_index(), log.last_index());
     if last < first {
         output.print(format_args!("log is empty: first index={first}, last index={last}"));
@@ -215,6 +207,10 @@ fn raft_log(env: &mut Environment, id: u64) -> Handled {
 fn raft_state(env: &mut Environment) -> Handled {
     for node in &env.nodes {
         let raw = &node.raw;
+        if node.life == faults::Life::Down {
+            env.output.println(format_args!("{}: down", raw.id()));
+            continue;
+        }
         let voter = if raw.configuration().voters.contains(raw.id()) { "Voter" } else { "Non-Voter" };
         env.output.println(format_args!(
             "{}: {} ({voter}) Term:{} Lead:{}",
