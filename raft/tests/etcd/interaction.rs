@@ -103,17 +103,23 @@ fn for_each(
     Ok(())
 }
 
-/// The spellings that Go accepts.
+/// The spellings that Go accepts, and its error.
 pub fn parse_bool(value: &str) -> Result<bool, String> {
     match value {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err(format!("must be true or false: {value}")),
+        _ => Err(format!("strconv.ParseBool: parsing {value:?}: invalid syntax")),
     }
 }
 
-fn parse_number(value: &str) -> Result<u64, String> {
-    value.parse().map_err(|_| format!("must be a number: {value}"))
+/// With the errors of Go.
+pub fn parse_number(value: &str) -> Result<u64, String> {
+    let reason = if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_digit()) {
+        "invalid syntax"
+    } else {
+        "value out of range"
+    };
+    value.parse().map_err(|_| format!("strconv.ParseUint: parsing {value:?}: {reason}"))
 }
 
 fn add_nodes(env: &mut Environment, case: &Case) -> Handled {

@@ -48,7 +48,11 @@ const ETCD_SUITES: [Suite; 3] = [
     Suite { folder: "confchange/testdata", start: confchanges },
 ];
 
-const OWN_SUITES: [Suite; 1] = [Suite { folder: "tests/scripts", start: interaction }];
+const OWN_SUITES: [Suite; 3] = [
+    Suite { folder: "tests/scripts", start: interaction },
+    Suite { folder: "tests/scripts/quorum", start: || Box::new(quorums::run) },
+    Suite { folder: "tests/scripts/confchange", start: confchanges },
+];
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();

@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use flotilla_raft::quorum::{IdSet, JointConfig};
 
 use crate::datadriven::Case;
+use crate::interaction::parse_number;
 
 /// By voter, the index it has acknowledged or (1: no, 2: yes) its vote.
 type Known = BTreeMap<u64, u64>;
@@ -19,19 +20,18 @@ pub fn run(case: &Case) -> String {
 }
 
 fn try_run(case: &Case) -> Result<String, String> {
-    let number = |value: &str| value.parse::<u64>().map_err(|_| format!("must be a number: {value}"));
     let (mut ids, mut ids_joint, mut joint) = (Vec::new(), Vec::new(), false);
     let (mut indexes, mut votes) = (Vec::new(), Vec::new());
     for (key, value) in case.options() {
         match (key, value) {
-            ("cfg", _) => ids.push(number(value)?),
+            ("cfg", _) => ids.push(parse_number(value)?),
             ("cfgj", "zero") => joint = true,
             ("cfgj", _) => {
                 joint = true;
-                ids_joint.push(number(value)?);
+                ids_joint.push(parse_number(value)?);
             }
             ("idx", "_") => indexes.push(0),
-            ("idx", _) => indexes.push(number(value)?),
+            ("idx", _) => indexes.push(parse_number(value)?),
             ("votes", "y") => votes.push(2),
             ("votes", "n") => votes.push(1),
             ("votes", "_") => votes.push(0),
@@ -41,7 +41,11 @@ fn try_run(case: &Case) -> Result<String, String> {
     let values = if case.command == "vote" { &votes } else { &indexes };
     let config = JointConfig { incoming: ids.iter().copied().collect(), outgoing: ids_joint.iter().copied().collect() };
     if config.ids().len() != values.len() {
-        return Err(format!("mismatched input (explicit or _) for voters {}", config.ids()));
+        // As Go prints a set.
+        let voters: Vec<String> = config.ids().iter().map(|id| format!("{id}:{{}}")).collect();
+        let values: Vec<String> = values.iter().map(|&value| show(value)).collect();
+        let (voters, values) = (voters.join(" "), values.join(" "));
+        return Err(format!("mismatched input (explicit or _) for voters map[{voters}]: [{values}]"));
     }
     let known = assign(ids.iter().chain(&ids_joint), values);
     match (case.command.as_str(), joint) {
