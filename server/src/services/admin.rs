@@ -143,44 +143,41 @@ fn status(region_id: u64, error: RegionError) -> Status {
         unknown_outcome,
         invalid,
     } = error;
-    let because = |text: String| if message.is_empty() { text } else { format!("{text}: {message}") };
+    // What the region says of itself, or else what the kind of refusal says.
+    let told = |otherwise: String| if message.is_empty() { otherwise } else { message.clone() };
     if let Some(reason) = unknown_outcome {
-        Status::unknown(because(format!("{OUTCOME_UNKNOWN}{reason}")))
+        Status::unknown(format!("{OUTCOME_UNKNOWN}{reason}"))
     } else if let Some(reason) = invalid {
-        Status::failed_precondition(because(format!("region {region_id}: {reason}")))
+        Status::failed_precondition(reason)
     } else if let Some(not_leader) = not_leader {
-        Status::unavailable(because(match not_leader.leader {
+        Status::unavailable(match not_leader.leader {
             Some(leader) => format!("region {region_id} is led by store {} now", leader.store_id),
             None => format!("region {region_id} has no known leader"),
-        }))
+        })
     } else if region_not_found.is_some() {
-        Status::not_found(because(format!("region {region_id} not found")))
+        Status::not_found(told(format!("region {region_id} not found")))
     } else if let Some(epoch_not_match) = epoch_not_match {
         let current =
             epoch_not_match.current.iter().find(|region| region.id == region_id).and_then(|region| region.epoch);
         let Epoch { conf_ver, version } = current.unwrap_or_default();
-        Status::aborted(because(format!(
+        Status::aborted(format!(
             "region {region_id} changed: its epoch is (conf_ver {conf_ver}, version {version}) now"
-        )))
+        ))
     } else if let Some(error) = key_not_in_region {
         let (key, start, end) = (show(&error.key), show(&error.start_key), show(&error.end_key));
-        Status::out_of_range(because(format!("key {key} is not in region {region_id} from {start} to {end}")))
+        Status::out_of_range(format!("key {key} is not in region {region_id} from {start} to {end}"))
     } else if let Some(error) = store_not_match {
-        Status::failed_precondition(because(format!(
-            "request is for store {}, this is store {}",
-            error.requested, error.actual
-        )))
+        let (requested, actual) = (error.requested, error.actual);
+        Status::failed_precondition(format!("request is for store {requested}, this is store {actual}"))
     } else if let Some(reason) = busy {
-        Status::unavailable(because(format!("region {region_id} is busy: {reason}")))
+        Status::unavailable(format!("region {region_id} is busy: {reason}"))
     } else if stale_command.is_some() {
-        Status::aborted(because(format!("region {region_id} got another leader; the command was not applied")))
+        Status::aborted(told(format!("region {region_id} got another leader; the command was not applied")))
     } else if let Some(error) = too_large {
         let (bytes, limit) = (error.bytes, error.limit_bytes);
-        Status::resource_exhausted(because(format!(
-            "command of {bytes} bytes is too large: the limit is {limit} bytes"
-        )))
+        Status::resource_exhausted(told(format!("command of {bytes} bytes is too large: the limit is {limit} bytes")))
     } else {
-        Status::unknown(because(format!("{OUTCOME_UNKNOWN}region {region_id} gave no reason")))
+        Status::unknown(format!("{OUTCOME_UNKNOWN}{}", told(format!("region {region_id} gave no reason"))))
     }
 }
 
@@ -225,11 +222,7 @@ mod tests {
             ),
             (RegionError { unknown_outcome: Some("timeout".into()), ..default() }, Code::Unknown, OUTCOME_UNKNOWN),
             (default(), Code::Unknown, OUTCOME_UNKNOWN),
-            (
-                RegionError { message: "why".into(), stale_command: Some(true), ..default() },
-                Code::Aborted,
-                "not applied: why",
-            ),
+            (RegionError { message: "why".into(), stale_command: Some(true), ..default() }, Code::Aborted, "why"),
         ] {
             let status = status(7, error);
             assert_eq!(status.code(), code, "{}", status.message());

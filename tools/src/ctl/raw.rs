@@ -27,6 +27,7 @@ pub struct Args {
 enum Command {
     /// Print a key's value
     Get {
+        /// Printable ASCII stands for itself, \xNN for other bytes
         key: String,
         /// Write the value as it is, without escapes and line end
         #[arg(long)]
@@ -34,6 +35,7 @@ enum Command {
     },
     /// Store a value
     Put {
+        /// Printable ASCII stands for itself, \xNN for other bytes
         key: String,
         /// Escaped like a key
         value: String,
@@ -42,7 +44,10 @@ enum Command {
         ttl: Option<u64>,
     },
     /// Remove a key, present or not
-    Delete { key: String },
+    Delete {
+        /// Printable ASCII stands for itself, \xNN for other bytes
+        key: String,
+    },
     /// Print keys and values in order
     Scan {
         /// The first key; without it, from the beginning

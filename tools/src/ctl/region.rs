@@ -20,7 +20,7 @@ use crate::{
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Regions in key order
+    /// Regions in key order. EPOCH is conf_ver/version: how often members and borders have changed
     List {
         /// Only those with a peer on this store
         #[arg(long)]
@@ -39,9 +39,13 @@ pub enum Command {
         system: bool,
     },
     /// One region
-    Show { id: u64 },
+    Show {
+        /// The region's id
+        id: u64,
+    },
     /// The region that holds a key
     Locate {
+        /// As stored, with \xNN for bytes that cannot be typed
         key: String,
         /// The key is one of this keyspace (API V2)
         #[arg(long)]
@@ -49,6 +53,7 @@ pub enum Command {
     },
     /// Cut a region at keys
     Split {
+        /// The region's id
         id: u64,
         /// Where to cut; may be given several times
         #[arg(long = "key", required = true)]
@@ -59,13 +64,17 @@ pub enum Command {
     },
     /// Let another store lead a region
     TransferLeader {
+        /// The region's id
         id: u64,
+        /// The store's id
         #[arg(long)]
         store: u64,
     },
     /// Add a replica of a region on a store
     AddPeer {
+        /// The region's id
         id: u64,
+        /// The store's id
         #[arg(long)]
         store: u64,
         /// It receives everything but has no vote
@@ -74,7 +83,9 @@ pub enum Command {
     },
     /// Remove the replica of a region on a store
     RemovePeer {
+        /// The region's id
         id: u64,
+        /// The store's id
         #[arg(long)]
         store: u64,
         /// Do not ask
@@ -156,18 +167,25 @@ fn confirm(question: &str) -> Result<()> {
 fn print_changed(ctl: &Ctl, regions: Vec<Region>) -> Result<()> {
     let regions: Vec<_> =
         regions.into_iter().map(|region| RegionInfo { region: Some(region), ..RegionInfo::default() }).collect();
-    print_regions(ctl, &regions)
+    if ctl.is_json() {
+        return output::json(&regions.iter().map(|info| to_json(info, ctl.keys())).collect());
+    }
+    // Who leads is not part of the answer.
+    output::line(table(&regions, ctl.keys(), false))
 }
 
 fn print_regions(ctl: &Ctl, regions: &[RegionInfo]) -> Result<()> {
     if ctl.is_json() {
         return output::json(&regions.iter().map(|info| to_json(info, ctl.keys())).collect());
     }
-    output::line(table(regions, ctl.keys()))
+    output::line(table(regions, ctl.keys(), true))
 }
 
-fn table(regions: &[RegionInfo], keys: Format) -> String {
-    let columns = [
+/// The column of that name.
+const LEADER: usize = 4;
+
+fn table(regions: &[RegionInfo], keys: Format, with_leader: bool) -> String {
+    let mut columns = vec![
         Column::Number("REGION"),
         Column::Text("START"),
         Column::Text("END"),
@@ -175,17 +193,24 @@ fn table(regions: &[RegionInfo], keys: Format) -> String {
         Column::Number("LEADER"),
         Column::Text("STORES"),
     ];
+    if !with_leader {
+        columns.remove(LEADER);
+    }
     let rows = regions.iter().map(|info| {
         let region = info.region.clone().unwrap_or_default();
         let epoch = region.epoch.unwrap_or_default();
-        vec![
+        let mut row = vec![
             region.id.to_string(),
             keys.show(&region.start_key),
             keys.show(&region.end_key),
             format!("{}/{}", epoch.conf_ver, epoch.version),
             info.leader.as_ref().map_or_else(|| "-".to_owned(), |leader| leader.store_id.to_string()),
             region.peers.iter().map(|peer| peer_mark(info, peer)).collect::<Vec<_>>().join(" "),
-        ]
+        ];
+        if !with_leader {
+            row.remove(LEADER);
+        }
+        row
     });
     output::table(&columns, rows)
 }
@@ -289,7 +314,7 @@ mod tests {
     #[test]
     fn a_region_in_a_table() {
         let expected = "REGION  START  END  EPOCH  LEADER  STORES\n     7  r\\x00       3/5         2  1(down) 2 3(learner)(behind)";
-        assert_eq!(table(&[region()], Format::Escaped), expected);
+        assert_eq!(table(&[region()], Format::Escaped, true), expected);
     }
 
     #[test]
