@@ -348,7 +348,10 @@ impl<S: Storage, O: Observer> Raft<S, O> {
             }
         } else {
             self.log_vote("rejected", message);
-            self.send(Message { term: self.term, reject: true, ..Message::new(kind, message.from) });
+            // Before the first term there is none to answer a pre-vote in. Silence is no vote either.
+            if self.term != 0 {
+                self.send(Message { term: self.term, reject: true, ..Message::new(kind, message.from) });
+            }
         }
     }
 

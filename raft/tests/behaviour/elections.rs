@@ -495,3 +495,14 @@ fn a_peer_with_a_smaller_term_can_complete_an_election() {
     assert_eq!(cluster.node(2).role(), Leader);
     assert_eq!(cluster.node(3).leader_id(), 2);
 }
+
+/// Regression: the rejection had no term to be sent in, and that was asserted.
+#[test]
+fn a_peer_before_its_first_term_rejects_an_older_log_in_silence() {
+    let mut peer = Peer::with_log(config(1), &[1, 2], &[1, 1], 0);
+    let request = Message { index: 1, log_term: 1, ..message(MessageType::PreVote, 2, 1, 1) };
+    assert!(peer.deliver(request.clone()).is_empty());
+    assert_eq!(peer.node.term(), 0);
+    let granted = peer.deliver(Message { index: 2, ..request });
+    assert_eq!((granted[0].kind, granted[0].reject), (MessageType::PreVoteResp, false));
+}
