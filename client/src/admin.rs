@@ -186,6 +186,10 @@ fn describe(status: &Status) -> String {
     match (never_sent(status), status.message()) {
         (true, _) => format!("cannot be reached ({})", root_cause(status)),
         (false, "") => status.code().to_string(),
+        // From the transport, not from the service. A server that wants TLS hangs up on a client without it, and the other way round.
+        (false, _) if std::error::Error::source(status).is_some() => {
+            format!("the connection broke ({}): do both sides agree on TLS and its certificates?", root_cause(status))
+        }
         (false, message) => message.to_owned(),
     }
 }

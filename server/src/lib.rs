@@ -178,7 +178,7 @@ pub async fn run(
         runtime: tokio::runtime::Handle::current(),
         config,
     });
-    for other in &address_book.stores {
+    for other in address_book.stores.iter().filter(|other| other.store_id != ident.store_id) {
         transport.set_address(other.store_id, &other.address);
     }
     let (questions, asked) = mpsc::channel(driver::QUESTIONS_MAX);

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use clap::Subcommand;
 use flotilla_transport::identity::{Authority, Credentials, STORE_CERT_FILE};
 
@@ -55,13 +55,13 @@ pub fn run(args: Args) -> Result<()> {
             println!("made an authority in {}; keep ca.key secret", dir.display());
         }
         Command::Store { ca_dir, out, hosts } => {
-            let authority = Authority::load(&ca_dir).context("cannot load the authority")?;
+            let authority = Authority::load(&ca_dir).map_err(|error| anyhow!("cannot load the authority: {error}"))?;
             let credentials = authority.issue_store(&hosts)?;
             write(&out, &credentials, "store")?;
             println!("issued {}", out.join(STORE_CERT_FILE).display());
         }
         Command::Client { ca_dir, out, name } => {
-            let authority = Authority::load(&ca_dir).context("cannot load the authority")?;
+            let authority = Authority::load(&ca_dir).map_err(|error| anyhow!("cannot load the authority: {error}"))?;
             let credentials = authority.issue_client(&name)?;
             write(&out, &credentials, "client")?;
             println!("issued {}", out.join("client.crt").display());
