@@ -288,7 +288,8 @@ impl<L: LogReader> Worker<L> {
         }
         match peer.raft.step_remote(raft_message) {
             Err(
-                StepError::CommitBeyondLog { commit: promised, last } | StepError::AckBeyondLog { index: promised, last },
+                StepError::CommitBeyondLog { commit: promised, last }
+                | StepError::AckBeyondLog { index: promised, last },
             ) => round.effect(Effect::LostLog { region_id, last, promised }),
             // A refused message is one that nobody sends, or that has become pointless. It changed nothing.
             Ok(()) | Err(_) => {}
