@@ -286,13 +286,12 @@ impl<L: LogReader> Worker<L> {
         if matches!(raft_message.kind, MessageType::App | MessageType::Heartbeat) {
             peer.quiet_since = peer.tick;
         }
-        match peer.raft.step_remote(raft_message) {
-            Err(
-                StepError::CommitBeyondLog { commit: promised, last }
-                | StepError::AckBeyondLog { index: promised, last },
-            ) => round.effect(Effect::LostLog { region_id, last, promised }),
-            // A refused message is one that nobody sends, or that has become pointless. It changed nothing.
-            Ok(()) | Err(_) => {}
+        // Any other refused message is one that nobody sends, or that has become pointless. It changed nothing.
+        if let Err(
+            StepError::CommitBeyondLog { commit: promised, last } | StepError::AckBeyondLog { index: promised, last },
+        ) = peer.raft.step_remote(raft_message)
+        {
+            round.effect(Effect::LostLog { region_id, last, promised });
         }
     }
 
