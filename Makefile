@@ -6,7 +6,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 FLOTILLA := $(TARGET_DIR)/debug/flotilla
 DEMO_ARGS ?=
 
-.PHONY: help demo test build release fmt fmt-check lint doc compat deps clean-compat
+.PHONY: help demo test build release fmt fmt-check lint doc compat bench-peers deps clean-compat
 
 help:
 	@echo "make demo      three stores, real data, a store killed under load, every write verified"
@@ -16,6 +16,7 @@ help:
 	@echo "make fmt       format; make fmt-check only looks"
 	@echo "make lint      clippy and rustdoc, warnings are errors"
 	@echo "make compat    the raw tests of the crate tikv-client 0.4.0 against a playground"
+	@echo "make bench-peers  the consensus core beside raft-rs and openraft; installs protoc where it is missing"
 	@echo "make deps      check for what is needed to build, and install libclang"
 
 demo: build
@@ -58,3 +59,14 @@ deps:
 # The crate's package from the registry holds its own integration tests. They are compiled apart from this workspace.
 compat: build
 	FLOTILLA=$(FLOTILLA) CARGO=$(CARGO) TARGET_DIR=$(TARGET_DIR) tools/compat
+
+# A package outside of this workspace: raft-rs needs protoc to build.
+bench-peers:
+	@if ! command -v protoc >/dev/null 2>&1; then \
+	  echo "protoc is missing, which raft-rs needs: installing Debian's package protobuf-compiler"; \
+	  if [ "$$(id -u)" = 0 ]; then as_root=""; else as_root=sudo; fi; \
+	  $$as_root apt-get update -q && $$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy protobuf-compiler; \
+	fi
+	cd benches/peers && $(CARGO) run --release --bin heap
+	cd benches/peers && $(CARGO) run --release --bin rounds
+	cd benches/peers && $(CARGO) bench
