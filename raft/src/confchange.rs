@@ -177,8 +177,9 @@ impl Draft {
         self.progress.insert(id, progress);
     }
 
-    fn finish(self) -> Changed {
+    fn finish(mut self) -> Changed {
         check(&self.config, &self.progress)?;
+        self.progress.shrink();
         Ok((self.config, self.progress))
     }
 }

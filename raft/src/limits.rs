@@ -4,9 +4,9 @@
 /// send from overflowing.
 pub(crate) const NUMBER_MAX: u64 = 1 << 62;
 
-/// Message buffers that have grown beyond this many messages are given back when they are emptied, so that a burst in
-/// one of many groups does not hold memory for good.
-pub(crate) const KEPT_MESSAGES_MAX: usize = 8;
+/// Message buffers that have grown beyond this many messages are given back when they are emptied. Smaller ones are kept
+/// until a tick finds them empty: a busy group uses them all the time, and an idle one of many should hold nothing.
+pub(crate) const KEPT_MESSAGES_MAX: usize = 64;
 
 /// Read requests that may wait on a leader; further ones are dropped. Peers can ask for reads without limit, and an
 /// answer is a few heartbeats away or will not come.

@@ -224,6 +224,11 @@ impl<S: Storage> Log<S> {
             self.applying_bytes >= self.applying_bytes_max || index < self.max_appliable(allow_unstable);
     }
 
+    /// How many entries are handed out and not reported as applied, and their bytes.
+    pub fn being_applied(&self) -> (u64, u64) {
+        (self.applying - self.applied, self.applying_bytes)
+    }
+
     /// The name of the last entry.
     pub fn last_id(&self) -> EntryId {
         let index = self.last_index();

@@ -1,11 +1,12 @@
 //! Majorities, and pairs of majorities.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 
-/// A set of peer ids, kept sorted: groups are small, and a sorted vector is the smallest map.
+/// A set of peer ids, kept sorted: groups are small and change rarely, and a sorted slice is the smallest map.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct IdSet(Vec<u64>);
+pub struct IdSet(Box<[u64]>);
 
 impl IdSet {
     pub fn len(&self) -> usize {
@@ -22,18 +23,19 @@ impl IdSet {
 
     pub fn insert(&mut self, id: u64) {
         if let Err(at) = self.0.binary_search(&id) {
-            self.0.insert(at, id);
+            let (before, after) = self.0.split_at(at);
+            self.0 = [before, &[id], after].concat().into();
         }
     }
 
     pub fn remove(&mut self, id: u64) {
-        if let Ok(at) = self.0.binary_search(&id) {
-            self.0.remove(at);
+        if self.contains(id) {
+            self.0 = self.iter().filter(|&other| other != id).collect();
         }
     }
 
     pub fn clear(&mut self) {
-        self.0.clear();
+        self.0 = Box::default();
     }
 
     /// The ids in ascending order.
@@ -58,7 +60,7 @@ impl IdSet {
         // The median towards the low end: that index and everything above it is a majority.
         let position = n - (n / 2 + 1);
         let pick = |indexes: &mut [u64]| {
-            for (slot, &id) in indexes.iter_mut().zip(&self.0) {
+            for (slot, &id) in indexes.iter_mut().zip(&self.0[..]) {
                 *slot = acked(id).unwrap_or(0);
             }
             indexes.sort_unstable();
@@ -71,7 +73,7 @@ impl IdSet {
     /// empty set has always won.
     pub fn vote_result(&self, vote: impl Fn(u64) -> Option<bool>) -> VoteResult {
         let (mut granted, mut missing) = (0, 0);
-        for &id in &self.0 {
+        for id in self.iter() {
             match vote(id) {
                 Some(true) => granted += 1,
                 Some(false) => {}
@@ -97,7 +99,7 @@ impl FromIterator<u64> for IdSet {
         let mut ids: Vec<u64> = ids.into_iter().collect();
         ids.sort_unstable();
         ids.dedup();
-        IdSet(ids)
+        IdSet(ids.into())
     }
 }
 
@@ -105,7 +107,7 @@ impl FromIterator<u64> for IdSet {
 impl fmt::Display for IdSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("(")?;
-        for (n, id) in self.0.iter().enumerate() {
+        for (n, id) in self.iter().enumerate() {
             if n > 0 {
                 f.write_str(" ")?;
             }

@@ -22,7 +22,7 @@ use crate::log::Log;
 use crate::message::{Entry, EntryId, HardState, Message, MessageType, NONE, Snapshot, entries_size, payloads_size};
 use crate::observer::{Observer, info};
 use crate::raw_node::SoftState;
-use crate::read_only::{ReadOnly, ReadRequest, ReadState};
+use crate::read_only::{ReadOnly, ReadState};
 use crate::rng::Rng;
 use crate::storage::Storage;
 use crate::tracker::Tracker;
@@ -86,8 +86,6 @@ pub(crate) struct Raft<S, O> {
     /// On a leader: the payload bytes in the uncommitted tail; an estimate that may be too low, never too high.
     pub uncommitted_bytes: u64,
     pub read_only: ReadOnly,
-    /// Read requests that came before the leader had committed an entry of its own term.
-    pub postponed_reads: Vec<ReadRequest>,
 
     /// Ticks since the last word from the leader or the last campaign; on a leader, since the last quorum check.
     pub election_elapsed: u32,
@@ -123,7 +121,6 @@ impl<S: Storage, O: Observer> Raft<S, O> {
             pending_conf_index: 0,
             uncommitted_bytes: 0,
             read_only: ReadOnly::new(config.read_only),
-            postponed_reads: Vec::new(),
             election_elapsed: 0,
             heartbeat_elapsed: 0,
             randomized_election_timeout: 0,
@@ -383,6 +380,15 @@ impl<S: Storage, O: Observer> Raft<S, O> {
         self.maybe_leave_joint();
     }
 
+    /// Everything that was handed out is applied.
+    pub(crate) fn all_applied(&mut self) {
+        let (count, bytes) = self.log.being_applied();
+        if count > 0 {
+            self.applied_to(self.log.applying, bytes);
+            self.reduce_uncommitted(bytes.saturating_sub(count * Entry::OVERHEAD_BYTES));
+        }
+    }
+
     fn snapshot_applied(&mut self, snapshot: &Snapshot) {
         let index = snapshot.metadata.index;
         self.log.unstable.stable_snapshot_to(index);
@@ -408,7 +414,6 @@ impl<S: Storage, O: Observer> Raft<S, O> {
         self.pending_conf_index = 0;
         self.uncommitted_bytes = 0;
         self.read_only.reset();
-        self.postponed_reads = Vec::new();
     }
 
     pub(crate) fn become_follower(&mut self, term: u64, leader: u64) {

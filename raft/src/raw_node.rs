@@ -96,7 +96,8 @@ pub struct RawNode<S: Storage, O: Observer = ()> {
     raft: Raft<S, O>,
     last_soft_state: SoftState,
     last_hard_state: HardState,
-    /// What acknowledges the last [`Ready`] to the group itself. Empty with asynchronous storage writes.
+    /// What acknowledges the last [`Ready`] to the group itself, besides that it is applied. Empty with asynchronous
+    /// storage writes.
     steps_on_advance: Vec<Message>,
 }
 
@@ -114,6 +115,7 @@ impl<S: Storage, O: Observer> RawNode<S, O> {
 
     /// Counts one tick: time for elections, heartbeats, checks.
     pub fn tick(&mut self) {
+        self.give_back();
         self.raft.tick();
     }
 
@@ -121,7 +123,17 @@ impl<S: Storage, O: Observer> RawNode<S, O> {
     ///
     /// That includes all heartbeats that fall due: a driver that was itself suspended should count fewer ticks.
     pub fn advance_ticks(&mut self, ticks: u64) {
+        if ticks > 0 {
+            self.give_back();
+        }
         self.raft.advance_ticks(ticks);
+    }
+
+    /// A busy time is over when ticks find nothing to be acknowledged.
+    fn give_back(&mut self) {
+        if self.steps_on_advance.is_empty() {
+            self.steps_on_advance = Vec::new();
+        }
     }
 
     /// The number of ticks until one does more than count; `u64::MAX` if none will. Every other input can change it.
@@ -290,9 +302,12 @@ impl<S: Storage, O: Observer> RawNode<S, O> {
 
     /// Like [`ready`](RawNode::ready), into a value whose buffers are used again.
     pub fn ready_into(&mut self, ready: &mut Ready) {
-        assert!(self.steps_on_advance.is_empty(), "a Ready must be acknowledged by advance before the next one");
-        ready.clear();
         let applies_unstable = self.applies_unstable();
+        assert!(
+            self.steps_on_advance.is_empty() && !(applies_unstable && self.raft.log.being_applied().0 > 0),
+            "a Ready must be acknowledged by advance before the next one"
+        );
+        ready.clear();
         let raft = &mut self.raft;
         let (soft_state, hard_state) = (raft.soft_state(), raft.hard_state());
         let last = self.last_hard_state;
@@ -356,9 +371,6 @@ impl<S: Storage, O: Observer> RawNode<S, O> {
             queue.push(message);
         }
         self.steps_on_advance.extend(storage_append_resp(raft, ready));
-        if !ready.committed_entries.is_empty() {
-            self.steps_on_advance.push(storage_apply_resp(id, ready));
-        }
     }
 
     /// From here on, the work in `ready` counts as begun.
@@ -405,6 +417,7 @@ impl<S: Storage, O: Observer> RawNode<S, O> {
         if steps.capacity() <= KEPT_MESSAGES_MAX {
             self.steps_on_advance = steps;
         }
+        self.raft.all_applied();
     }
 
     /// This peer.

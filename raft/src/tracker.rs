@@ -96,6 +96,11 @@ impl ProgressMap {
         }
     }
 
+    /// Gives back what changes have left.
+    pub(crate) fn shrink(&mut self) {
+        self.0.shrink_to_fit();
+    }
+
     /// The id at position `at`; for loops that send, and so cannot hold a borrow.
     pub(crate) fn id_at(&self, at: usize) -> u64 {
         self.0[at].0
@@ -157,7 +162,7 @@ impl Tracker {
     }
 
     pub(crate) fn reset_votes(&mut self) {
-        self.votes.clear();
+        self.votes = Vec::new();
     }
 
     pub(crate) fn record_vote(&mut self, id: u64, granted: bool) {

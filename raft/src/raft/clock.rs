@@ -1,5 +1,7 @@
 //! Time, in ticks: when something falls due, and what happens then.
 
+use alloc::vec::Vec;
+
 use crate::message::{Message, MessageType, NONE};
 use crate::observer::Observer;
 use crate::raft::{Raft, Role};
@@ -7,9 +9,23 @@ use crate::storage::Storage;
 
 impl<S: Storage, O: Observer> Raft<S, O> {
     pub fn tick(&mut self) {
+        self.give_back();
         match self.role {
             Role::Leader => self.tick_leader(),
             Role::Follower | Role::Candidate | Role::PreCandidate => self.tick_election(),
+        }
+    }
+
+    /// Gives back the buffers that a busy time has left. What heartbeats need is kept.
+    fn give_back(&mut self) {
+        if self.messages.is_empty() && self.messages.capacity() > self.tracker.progress.len() {
+            self.messages = Vec::new();
+        }
+        if self.messages_after_append.is_empty() {
+            self.messages_after_append = Vec::new();
+        }
+        if self.read_states.is_empty() {
+            self.read_states = Vec::new();
         }
     }
 
@@ -66,6 +82,9 @@ impl<S: Storage, O: Observer> Raft<S, O> {
 
     /// Does what `ticks` calls of [`Raft::tick`] do.
     pub fn advance_ticks(&mut self, mut ticks: u64) {
+        if ticks > 0 {
+            self.give_back();
+        }
         while ticks > 0 {
             let due = self.ticks_until_due();
             if due > ticks {

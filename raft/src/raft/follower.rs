@@ -153,6 +153,10 @@ impl<S: Storage, O: Observer> Raft<S, O> {
             return Err(StepError::CommitBeyondLog { commit: message.commit, last });
         }
         self.log.commit_to(message.commit);
+        if self.messages.capacity() == 0 {
+            // As when a leader sends them.
+            self.messages.reserve_exact(1);
+        }
         self.send(Message { context: message.context, ..Message::new(MessageType::HeartbeatResp, message.from) });
         Ok(())
     }

@@ -24,11 +24,11 @@ impl ReadRequest {
 impl<S: Storage, O: Observer> Raft<S, O> {
     /// Takes a read request on the leader.
     pub(super) fn read_index(&mut self, request: ReadRequest) {
-        if self.postponed_reads.len() + self.read_only.len() >= WAITING_READS_MAX {
+        if self.read_only.len() >= WAITING_READS_MAX {
             debug!(self.obs, "{:x} dropping a read, as {WAITING_READS_MAX} are waiting", self.config.id);
         } else if !self.has_committed_in_term() {
             // The commit index of a new leader may lie behind what its predecessor acknowledged.
-            self.postponed_reads.push(request);
+            self.read_only.postpone(request);
         } else if self.is_only_voter() {
             self.answer_read(request, self.log.committed);
         } else {
@@ -61,10 +61,10 @@ impl<S: Storage, O: Observer> Raft<S, O> {
 
     /// The commit index has moved: to an entry of this term, as a leader commits no others.
     pub(super) fn release_postponed_reads(&mut self) {
-        if self.postponed_reads.is_empty() || !self.has_committed_in_term() {
+        if !self.read_only.has_postponed() || !self.has_committed_in_term() {
             return;
         }
-        for request in core::mem::take(&mut self.postponed_reads) {
+        for request in self.read_only.take_postponed() {
             self.read_index(request);
         }
     }

@@ -107,6 +107,10 @@ impl<S: Storage, O: Observer> Raft<S, O> {
     /// Sends heartbeats to all other members. They also ask to confirm the reads that wait.
     pub(super) fn broadcast_heartbeat(&mut self) {
         let context = self.read_only.heartbeat_context();
+        if self.messages.capacity() == 0 {
+            // In an idle group nothing else will come: no more room than that is held.
+            self.messages.reserve_exact(self.tracker.progress.len());
+        }
         for at in 0..self.tracker.progress.len() {
             let to = self.tracker.progress.id_at(at);
             if to != self.config.id {
@@ -122,6 +126,7 @@ impl<S: Storage, O: Observer> Raft<S, O> {
         // Never more than is known to match: beyond that, the follower's log may be another one.
         let commit = progress.match_index.min(self.log.committed);
         progress.note_sent_commit(commit);
+        progress.inflights.shrink();
         self.send(Message { commit, context, ..Message::new(MessageType::Heartbeat, to) });
     }
 

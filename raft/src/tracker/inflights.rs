@@ -1,69 +1,85 @@
 //! Append messages on their way to one follower.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 
 /// A window of append messages that were sent and not yet acknowledged, limited in number and bytes.
 ///
-/// Invariant: the indexes strictly increase from front to back; `bytes` is the sum of their sizes. The buffer grows
-/// with use, so that thousands of idle groups hold nothing.
+/// The buffer grows with use and is given back later, so that thousands of idle groups hold nothing.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Inflights {
-    /// The last index and the size in bytes of each message.
-    window: VecDeque<(u64, u64)>,
-    bytes: u64,
-    count_max: usize,
+    /// `None` where nothing was sent lately.
+    window: Option<Box<Window>>,
+    count_max: u32,
     /// Soft: the message that crosses it is still let through.
     bytes_max: u64,
+}
+
+/// Invariant: the indexes strictly increase from front to back; `bytes` is the sum of the sizes.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Window {
+    /// The last index and the size in bytes of each message.
+    messages: VecDeque<(u64, u64)>,
+    bytes: u64,
 }
 
 impl Inflights {
     /// At most `count_max` messages, and none once `bytes_max` is reached (0: no limit).
     pub fn new(count_max: usize, bytes_max: u64) -> Inflights {
-        Inflights { window: VecDeque::new(), bytes: 0, count_max, bytes_max }
+        Inflights { window: None, count_max: u32::try_from(count_max).unwrap_or(u32::MAX), bytes_max }
     }
 
     /// Records a message that ends at `index`.
     pub fn add(&mut self, index: u64, bytes: u64) {
         assert!(!self.is_full(), "a message was sent to a follower whose in-flight window is full");
-        debug_assert!(self.window.back().is_none_or(|&(last, _)| last < index));
-        self.window.push_back((index, bytes));
-        self.bytes = self.bytes.saturating_add(bytes);
+        let window = self.window.get_or_insert_default();
+        debug_assert!(window.messages.back().is_none_or(|&(last, _)| last < index));
+        window.messages.push_back((index, bytes));
+        window.bytes = window.bytes.saturating_add(bytes);
     }
 
     /// Forgets all messages that end at or before `index`: it is acknowledged.
     pub fn free_up_to(&mut self, index: u64) {
-        while let Some(&(last, bytes)) = self.window.front() {
+        let Some(window) = &mut self.window else {
+            return;
+        };
+        while let Some(&(last, bytes)) = window.messages.front() {
             if last > index {
                 break;
             }
-            self.window.pop_front();
-            self.bytes = self.bytes.saturating_sub(bytes);
+            window.messages.pop_front();
+            window.bytes = window.bytes.saturating_sub(bytes);
         }
-        if self.window.is_empty() {
-            self.bytes = 0;
+        if window.messages.is_empty() {
+            window.bytes = 0;
         }
     }
 
     /// Whether nothing may be sent until something is acknowledged.
     pub fn is_full(&self) -> bool {
-        self.window.len() >= self.count_max || (self.bytes_max != 0 && self.bytes >= self.bytes_max)
+        self.count() >= self.count_max as usize || (self.bytes_max != 0 && self.bytes() >= self.bytes_max)
     }
 
     /// The number of messages on their way.
     pub fn count(&self) -> usize {
-        self.window.len()
+        self.window.as_ref().map_or(0, |window| window.messages.len())
     }
 
     /// The bytes on their way.
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.window.as_ref().map_or(0, |window| window.bytes)
     }
 
-    /// Forgets everything, and gives a large buffer back.
+    /// Forgets everything.
     pub(crate) fn reset(&mut self) {
-        self.window.clear();
-        self.window.shrink_to(8);
-        self.bytes = 0;
+        self.window = None;
+    }
+
+    /// Gives the buffer back if nothing is on its way.
+    pub(crate) fn shrink(&mut self) {
+        if self.count() == 0 {
+            self.window = None;
+        }
     }
 }
 
