@@ -29,6 +29,8 @@ pub struct Target {
     pub epoch: Option<Epoch>,
     /// The term in which the caller saw this peer become leader: fences a caller that acts for the leader.
     pub term: Option<u64>,
+    /// A read may be served by a peer that does not lead. It asks the leader how far it must have applied.
+    pub replica_read: bool,
 }
 
 /// What an administrator or the placement driver asks of a region.

@@ -50,6 +50,9 @@ pub const DOWN_AFTER_MS: u64 = 10_000;
 /// A peer that cannot campaign and has heard of no leader for this many election timeouts asks whether it is still a member.
 pub const ASK_AFTER_ELECTIONS: u32 = 4;
 
+/// A follower that was not told a read index for so many of its leader's heartbeats asks again: question or answer may be lost.
+pub const READ_AGAIN_HEARTBEATS: u64 = 3;
+
 /// Children of one split: a split is one log entry and one atomic batch.
 pub const SPLIT_CHILDREN_MAX: usize = 256;
 

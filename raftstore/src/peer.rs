@@ -183,7 +183,7 @@ impl<L: LogReader> Peer<L> {
 
     /// The tick at which this peer wants to be visited; `u64::MAX`: only when something happens.
     pub fn due(&self, settings: &Settings) -> u64 {
-        self.tick.saturating_add(self.raft.ticks_until_due()).min(self.asks_at(settings))
+        self.tick.saturating_add(self.raft.ticks_until_due()).min(self.asks_at(settings)).min(self.reads_due())
     }
 
     /// Asks all that it knows whether it is still a member, if nobody has said so for long.

@@ -26,11 +26,11 @@ impl<L: LogReader> Peer<L> {
             return;
         }
         self.propose_writes(round);
-        self.ask_reads(next_context);
+        self.ask_reads(settings, next_context);
         while self.raft.has_ready() {
             self.raft.ready_into(ready);
             for state in ready.read_states.drain(..) {
-                self.read_confirmed(state.index, &state.context);
+                self.read_confirmed(settings, state.index, &state.context);
             }
             for message in ready.messages.drain(..) {
                 match message.to {
@@ -300,6 +300,8 @@ impl<L: LogReader> Peer<L> {
             self.refuse_as_follower(round);
         }
         if role.is_leader {
+            // What was asked as a follower is asked of the own quorum now.
+            self.requests.unask_reads();
             self.watch_peers();
         }
         let leader = self.leader();

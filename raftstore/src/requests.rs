@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use flotilla_proto::{
     disk::Cf,
     store::{self, ChangePeer, PeerChangeKind, PeerRole, Region, RegionError, Write},
@@ -17,7 +17,7 @@ use crate::{
     apply::{changed_region, check_split},
     disk::LogReader,
     event::{Command, Effect, RequestId, Response, Target},
-    limits::{ENTRY_BYTES_MAX, HELD_BYTES_MAX, PROMOTE_LAG_ENTRIES, SPLIT_CHILDREN_MAX},
+    limits::{ENTRY_BYTES_MAX, HELD_BYTES_MAX, PROMOTE_LAG_ENTRIES, READ_AGAIN_HEARTBEATS, SPLIT_CHILDREN_MAX},
     peer::Peer,
     refusal,
     round::Round,
@@ -42,8 +42,11 @@ pub(crate) struct Requests {
     proposed: VecDeque<Pending>,
     /// Reads of this round.
     reads: Vec<RequestId>,
-    /// Reads whose index the leader is being asked for, by context.
+    /// Reads whose index the leader is being asked for, by context. A leader asks its quorum until it answers; the question of a follower may
+    /// be lost, and is asked anew.
     reads_asked: VecDeque<(u64, Vec<RequestId>)>,
+    /// The tick at which a follower asks again what it has asked.
+    ask_again: u64,
     /// Reads that wait until their index is applied. In index order.
     reads_waiting: VecDeque<(u64, Vec<RequestId>)>,
     /// A transfer of the lead under way, and to which peer.
@@ -53,6 +56,14 @@ pub(crate) struct Requests {
 impl<L: LogReader> Peer<L> {
     /// Whether a request may be served here.
     fn check(&self, target: &Target, strict: bool) -> Result<(), RegionError> {
+        self.check_place(target)?;
+        if !self.raft.is_leader() || target.term.is_some_and(|term| term != self.raft.term()) {
+            return Err(refusal::not_leader(self.id(), self.leader().filter(|peer| peer.id != self.me.id)));
+        }
+        self.check_epoch(target, strict)
+    }
+
+    fn check_place(&self, target: &Target) -> Result<(), RegionError> {
         if let Some(store_id) = target.store_id
             && store_id != self.me.store_id
         {
@@ -61,9 +72,10 @@ impl<L: LogReader> Peer<L> {
         if !self.is_initialized() || !self.is_alive() {
             return Err(refusal::region_not_found(self.id()));
         }
-        if !self.raft.is_leader() || target.term.is_some_and(|term| term != self.raft.term()) {
-            return Err(refusal::not_leader(self.id(), self.leader().filter(|peer| peer.id != self.me.id)));
-        }
+        Ok(())
+    }
+
+    fn check_epoch(&self, target: &Target, strict: bool) -> Result<(), RegionError> {
         let current = self.epoch();
         let fits =
             |epoch: &store::Epoch| epoch.version == current.version && (!strict || epoch.conf_ver == current.conf_ver);
@@ -71,6 +83,15 @@ impl<L: LogReader> Peer<L> {
             return Err(refusal::epoch_not_match(vec![(*self.region).clone()]));
         }
         Ok(())
+    }
+
+    /// Whether a read may be served by this peer, which does not lead.
+    fn check_replica(&self, target: &Target) -> Result<(), RegionError> {
+        self.check_place(target)?;
+        if self.raft.leader_id() == flotilla_raft::NONE || target.term.is_some() {
+            return Err(refusal::not_leader(self.id(), self.leader()));
+        }
+        self.check_epoch(target, false)
     }
 
     pub fn take_write(&mut self, id: RequestId, target: &Target, write: Write, round: &mut Round) {
@@ -87,7 +108,12 @@ impl<L: LogReader> Peer<L> {
     }
 
     pub fn take_read(&mut self, id: RequestId, target: &Target, round: &mut Round) {
-        match self.check(target, false) {
+        let checked = if target.replica_read && !self.raft.is_leader() {
+            self.check_replica(target)
+        } else {
+            self.check(target, false)
+        };
+        match checked {
             Ok(()) => self.requests.reads.push(id),
             Err(error) => round.respond(id, Err(error)),
         }
@@ -265,23 +291,42 @@ impl<L: LogReader> Peer<L> {
     }
 
     /// Asks for one read index for all reads of this round.
-    pub fn ask_reads(&mut self, next_context: &mut u64) {
-        if self.requests.reads.is_empty() || !self.raft.is_leader() {
+    pub fn ask_reads(&mut self, settings: &Settings, next_context: &mut u64) {
+        if self.tick >= self.reads_due() {
+            self.requests.unask_reads();
+        }
+        if self.requests.reads.is_empty() || self.raft.leader_id() == flotilla_raft::NONE {
             return;
         }
         // Never used twice, also not by a retry: a late answer to an older question must not release newer reads.
         *next_context += 1;
         let reads = std::mem::take(&mut self.requests.reads);
         self.requests.reads_asked.push_back((*next_context, reads));
-        let mut context = BytesMut::with_capacity(16);
+        if !self.raft.is_leader() {
+            self.requests.ask_again = self.tick + u64::from(settings.heartbeat_ticks) * READ_AGAIN_HEARTBEATS;
+        }
+        let mut context = BytesMut::with_capacity(24);
         context.put_u64(*next_context);
         context.put_u64(self.me.id);
+        // A follower's answer may come to the next process: the term need not have changed.
+        context.put_u64(settings.seed);
         self.raft.read_index(context.freeze());
     }
 
+    /// The tick at which reads that a follower asked for are asked for again.
+    pub fn reads_due(&self) -> u64 {
+        let asks = !self.raft.is_leader() && !self.requests.reads_asked.is_empty();
+        if asks { self.requests.ask_again } else { u64::MAX }
+    }
+
     /// A read index was confirmed.
-    pub fn read_confirmed(&mut self, index: u64, context: &[u8]) {
-        let Some(number) = context.first_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes)) else { return };
+    pub fn read_confirmed(&mut self, settings: &Settings, index: u64, context: &[u8]) {
+        let mut context = context;
+        let numbers = [(); 3].map(|()| context.try_get_u64().unwrap_or_default());
+        let [number, asker, process] = numbers;
+        if (asker, process) != (self.me.id, settings.seed) {
+            return; // Asked by the former process of this store.
+        }
         // The core confirms in order, and all before the one that it names.
         while let Some((_, reads)) = self.requests.reads_asked.pop_front_if(|(asked, _)| *asked <= number) {
             self.requests.reads_waiting.push_back((index, reads));
@@ -381,6 +426,13 @@ impl<L: LogReader> Peer<L> {
             && requests.reads_asked.is_empty()
             && requests.reads_waiting.is_empty()
             && requests.transfer.is_none())
+    }
+}
+
+impl Requests {
+    /// What was asked for reads will not be answered: they are to be asked for again.
+    pub fn unask_reads(&mut self) {
+        self.reads.extend(self.reads_asked.drain(..).flat_map(|(_, ids)| ids));
     }
 }
 

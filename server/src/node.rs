@@ -33,6 +33,8 @@ pub struct Target {
     pub store_id: Option<u64>,
     /// The region's epoch as the client knows it.
     pub epoch: Option<Epoch>,
+    /// A read may be served by a peer that does not lead the region; it is as fresh as any other.
+    pub replica_read: bool,
 }
 
 /// Keys that a request touches; they must lie in its region.
@@ -327,6 +329,7 @@ impl Node {
 
 impl From<Target> for StoreTarget {
     fn from(target: Target) -> StoreTarget {
-        StoreTarget { region_id: target.region_id, store_id: target.store_id, epoch: target.epoch, term: None }
+        let Target { region_id, store_id, epoch, replica_read } = target;
+        StoreTarget { region_id, store_id, epoch, term: None, replica_read }
     }
 }

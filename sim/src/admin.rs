@@ -44,7 +44,7 @@ impl World {
             region_id: known.region.id,
             store_id: Some(known.leader_store),
             epoch: known.region.epoch,
-            term: None,
+            ..Target::default()
         };
         self.ask(owner, store, Request::Command { target, command })
     }

@@ -216,7 +216,8 @@ impl World {
             }
         }
         let mut store = known.leader_store as usize - 1;
-        if self.rng.chance(50) {
+        let replica_read = wishes[0].1 == Wish::Get && self.rng.chance(250);
+        if replica_read || self.rng.chance(50) {
             store = self.rng.below(self.knobs.stores as u64) as usize;
         }
         let target = Target {
@@ -224,6 +225,7 @@ impl World {
             store_id: Some(self.stores[store].id),
             epoch: if self.rng.chance(900) { known.region.epoch } else { None },
             term: None,
+            replica_read,
         };
         self.ask(Owner::Client(client), store, Request::Data { target, wishes });
     }

@@ -109,6 +109,21 @@ impl World {
         value
     }
 
+    /// Reads at a store that need not lead; insists until it answers.
+    pub fn replica_get(&mut self, store: usize, region_id: u64, key: &[u8]) -> Option<u64> {
+        let until = self.now_us + PATIENCE_MS * 1000;
+        loop {
+            let target = Target { region_id, replica_read: true, ..Target::default() };
+            let answer = self.ask_once(store, Request::Data { target, wishes: vec![(key.to_vec().into(), Wish::Get)] });
+            if let Answer::Value(value) = answer {
+                return value;
+            }
+            self.assert_lawful();
+            assert!(self.now_us < until, "store {} does not serve key {}", store + 1, key.escape_ascii());
+            self.run_for_ms(20);
+        }
+    }
+
     /// Has a command carried out on the region that holds a key.
     pub fn carry_out(&mut self, key: &[u8], command: &Command) {
         self.insist(key, |region| Request::Command {

@@ -1,9 +1,10 @@
 //! Stories that have burnt others, each over several seeds.
 
 use flotilla_proto::store::PeerStatus;
+use flotilla_raftstore::Target;
 use flotilla_sim::{
     Crash, Knobs, World,
-    client::{Answer, Wish},
+    client::{Answer, Request, Wish},
 };
 
 const KEY: &[u8] = b"k03";
@@ -291,6 +292,42 @@ fn a_leader_is_overwritten_and_elected_again() {
             assert!(matches!(answer, Answer::Written(_)), "a healthy leader writes, but answers {answer:?}");
             world.get(KEY);
         }
+        world.must_end_well();
+    }
+}
+
+#[test]
+fn a_follower_reads_what_was_acknowledged() {
+    for seed in 0..8 {
+        // Slow appliers, and messages that get lost: the follower lags, and its question or the answer must be repeated.
+        let mut world = World::scripted(Knobs { apply_us: (10, 60_000), loss: 200, ..one_region(seed) });
+        for _ in 0..20 {
+            let value = world.put(KEY);
+            let (region, _) = world.led(KEY).expect("somebody leads");
+            for follower in followers(&world, KEY) {
+                assert_eq!(world.replica_get(follower, region.id, KEY), Some(value));
+            }
+        }
+        world.must_end_well();
+    }
+}
+
+#[test]
+fn a_follower_that_was_cut_off_does_not_answer_from_its_past() {
+    for seed in 0..8 {
+        let mut world = World::scripted(one_region(seed));
+        world.put(KEY);
+        let cut = followers(&world, KEY)[0];
+        let (region, _) = world.led(KEY).expect("somebody leads");
+        for other in (1..=world.stores.len() as u64).filter(|other| *other != cut as u64 + 1) {
+            world.network.cut(cut as u64 + 1, other);
+            world.network.cut(other, cut as u64 + 1);
+        }
+        world.put(KEY);
+        let target = Target { region_id: region.id, replica_read: true, ..Target::default() };
+        let wishes = vec![(KEY.to_vec().into(), Wish::Get)];
+        let answer = world.ask_once(cut, Request::Data { target, wishes });
+        assert!(!matches!(answer, Answer::Value(_)), "{answer:?}");
         world.must_end_well();
     }
 }

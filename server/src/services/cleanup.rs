@@ -76,7 +76,7 @@ pub async fn destroy_range(node: &Node, request: UnsafeDestroyRangeRequest) -> R
 
 async fn destroy_in(node: &Node, info: &RegionInfo, start: &[u8], end: &[u8]) -> Result<(), String> {
     let Some(region) = &info.region else { return Ok(()) };
-    let target = Target { region_id: region.id, store_id: None, epoch: region.epoch };
+    let target = Target { region_id: region.id, epoch: region.epoch, ..Target::default() };
     let start = start.max(&region.start_key).to_vec();
     let end = super::keys::min_end(end, &region.end_key).to_vec();
     for cf in Cf::DATA {

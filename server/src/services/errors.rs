@@ -174,6 +174,7 @@ pub fn target(context: &kvrpcpb::Context) -> Result<Target, Failure> {
             .region_epoch
             .as_ref()
             .map(|epoch| store::Epoch { conf_ver: epoch.conf_ver, version: epoch.version }),
+        replica_read: context.replica_read,
     })
 }
 
@@ -346,14 +347,15 @@ mod tests {
     #[test]
     fn a_context_is_taken_over_as_far_as_it_goes() {
         let context = kvrpcpb::Context { region_id: 7, ..kvrpcpb::Context::default() };
-        assert_eq!(target(&context).unwrap(), Target { region_id: 7, store_id: None, epoch: None });
+        assert_eq!(target(&context).unwrap(), Target { region_id: 7, ..Target::default() });
         let context = kvrpcpb::Context {
             region_epoch: Some(metapb::RegionEpoch { conf_ver: 1, version: 2 }),
             peer: Some(metapb::Peer { id: 3, store_id: 2, role: 0 }),
+            replica_read: true,
             ..context
         };
         let epoch = Some(store::Epoch { conf_ver: 1, version: 2 });
-        assert_eq!(target(&context).unwrap(), Target { region_id: 7, store_id: Some(2), epoch });
+        assert_eq!(target(&context).unwrap(), Target { region_id: 7, store_id: Some(2), epoch, replica_read: true });
         assert!(matches!(target(&kvrpcpb::Context::default()), Err(Failure::Refused(_))));
     }
 }
