@@ -109,7 +109,7 @@ impl<S: Storage, O: Observer> Raft<S, O> {
         let context = self.read_only.heartbeat_context();
         if self.messages.capacity() == 0 {
             // In an idle group nothing else will come: no more room than that is held.
-            self.messages.reserve_exact(self.tracker.progress.len());
+            self.messages.reserve_exact(self.tracker.progress.len().saturating_sub(1));
         }
         for at in 0..self.tracker.progress.len() {
             let to = self.tracker.progress.id_at(at);

@@ -181,6 +181,30 @@ fn with_asynchronous_storage_promises_are_responses() {
     assert_eq!((node.storage().last_index(), node.last_index()), (1, 1));
 }
 
+/// What is being written is not handed out a second time, and a later acknowledgement covers an earlier one.
+#[test]
+fn with_asynchronous_storage_a_write_in_progress_is_not_repeated() {
+    let mut peer = Peer::with(Config { async_storage_writes: true, ..config(1) }, voters(&[1, 2]), |_| {});
+    let mut handed_out = Vec::new();
+    for first in [1, 3] {
+        let append = |index| Message { index, entries: entries_after(index, &[1]), ..message(App, 2, 1, 1) };
+        for index in [first - 1, first] {
+            let log_term = u64::from(index > 0);
+            peer.node.step(Message { log_term, ..append(index) }).unwrap();
+        }
+        let ready = peer.node.ready();
+        assert_eq!(ready.entries.iter().map(|entry| entry.index).collect::<Vec<_>>(), [first, first + 1]);
+        handed_out.extend(ready.messages.into_iter().filter(|message| message.kind == StorageAppend));
+    }
+    let [earlier, later] = &handed_out[..] else { panic!("two writes: {handed_out:?}") };
+    peer.node.storage_mut().append(&earlier.entries);
+    peer.node.storage_mut().append(&later.entries);
+    peer.node.step(later.responses.last().unwrap().clone()).unwrap();
+    peer.node.step(earlier.responses.last().unwrap().clone()).unwrap();
+    assert_eq!(peer.terms(), [1, 1, 1, 1]);
+    assert!(!peer.node.has_ready());
+}
+
 /// A5, faults.md: entries that were replaced while they were being written.
 #[test]
 fn an_acknowledged_write_of_an_earlier_term_does_not_count() {

@@ -224,6 +224,34 @@ fn a_follower_takes_only_what_connects_to_its_log() {
     }
 }
 
+/// TestHandleMsgApp, all of its cases: what is known to equal the leader's log is what was just appended, not what this
+/// peer has beyond it.
+#[test]
+fn a_follower_commits_no_further_than_what_it_was_sent() {
+    // Where the append connects, the terms of its entries and the leader's commit index; then the end of the log, the
+    // commit index and whether it was rejected.
+    type Case = ((u64, u64), &'static [u64], u64, (u64, u64, bool));
+    let cases: [Case; 11] = [
+        ((2, 3), &[], 3, (2, 0, true)),
+        ((3, 3), &[], 3, (2, 0, true)),
+        ((1, 1), &[], 1, (2, 1, false)),
+        ((0, 0), &[2], 1, (1, 1, false)),
+        ((2, 2), &[2, 2], 3, (4, 3, false)),
+        ((2, 2), &[2], 4, (3, 3, false)),
+        ((1, 1), &[2], 4, (2, 2, false)),
+        ((1, 1), &[], 3, (2, 1, false)),
+        ((1, 1), &[2], 3, (2, 2, false)),
+        ((2, 2), &[], 3, (2, 2, false)),
+        ((2, 2), &[], 4, (2, 2, false)),
+    ];
+    for (n, ((index, log_term), terms, commit, want)) in cases.into_iter().enumerate() {
+        let mut peer = Peer::with_log(config(1), &[1, 2], &[1, 2], 3);
+        let entries = entries_after(index, terms);
+        let answers = peer.deliver(Message { index, log_term, entries, commit, ..message(App, 2, 1, 3) });
+        assert_eq!((peer.node.last_index(), peer.node.commit_index(), answers[0].reject), want, "case {n}");
+    }
+}
+
 /// TestFollowerAppendEntries.
 #[test]
 fn a_follower_replaces_what_conflicts() {

@@ -105,6 +105,24 @@ fn a_lone_follower_cannot_depose_a_healthy_leader() {
     }
 }
 
+/// A majority of all members is not one of the voters.
+#[test]
+fn learners_do_not_keep_a_leader() {
+    for (heard, leads) in [(&[4u64, 5][..], false), (&[2], true)] {
+        let members = ConfState { learners: vec![4, 5], ..voters(&[1, 2, 3]) };
+        let mut peer = Peer::with(Config { check_quorum: true, ..config(1) }, members, |_| {});
+        peer.lead();
+        for _ in 0..21 {
+            for &from in heard {
+                peer.deliver(message(HeartbeatResp, from, 1, 1));
+            }
+            peer.node.tick();
+            peer.drain();
+        }
+        assert_eq!(peer.node.is_leader(), leads, "heard from {heard:?}");
+    }
+}
+
 /// CF-2020, faults.md: a permanent one-way cut.
 #[test]
 fn a_one_way_cut_leaves_a_stable_leader() {
