@@ -177,8 +177,8 @@ impl<L: LogReader> Peer<L> {
         }
         let role = KnownRole { term: self.raft.term(), ..KnownRole::default() };
         if self.role != role {
-            self.role = role;
-            round.effect(Effect::Role { region_id: self.region.id, term: role.term, leader: None, is_leader: false });
+            let old = std::mem::replace(&mut self.role, role);
+            round.role(old.is_leader, self.region.id, role.term, None, false);
         }
         self.begin_destroy(round);
     }
@@ -305,7 +305,7 @@ impl<L: LogReader> Peer<L> {
             self.watch_peers();
         }
         let leader = self.leader();
-        round.effect(Effect::Role { region_id: self.region.id, term: role.term, leader, is_leader: role.is_leader });
+        round.role(old.is_leader, self.region.id, role.term, leader, role.is_leader);
         self.report_if_leader(settings, round);
     }
 

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use flotilla_proto::{disk::WriteBatch, store::RaftMessage};
+use flotilla_proto::{
+    disk::WriteBatch,
+    store::{Peer, RaftMessage},
+};
 
 use crate::{
     apply::ApplyTask,
@@ -23,6 +26,8 @@ pub(crate) struct Round {
     frames: BTreeMap<u64, Vec<RaftMessage>>,
     apply: Vec<ApplyTask>,
     effects: VecDeque<Effect>,
+    /// Peers of this worker that lead, as told to the outside.
+    pub leaders: usize,
 }
 
 impl Round {
@@ -37,6 +42,7 @@ impl Round {
             frames: BTreeMap::new(),
             apply: Vec::new(),
             effects: VecDeque::new(),
+            leaders: 0,
         }
     }
 
@@ -59,6 +65,16 @@ impl Round {
 
     pub fn effect(&mut self, effect: Effect) {
         self.effects.push_back(effect);
+    }
+
+    /// The outside is told of a role; `led` is what it was told before.
+    pub fn role(&mut self, led: bool, region_id: u64, term: u64, leader: Option<Peer>, is_leader: bool) {
+        match (led, is_leader) {
+            (false, true) => self.leaders += 1,
+            (true, false) => self.leaders -= 1,
+            _ => {}
+        }
+        self.effect(Effect::Role { region_id, term, leader, is_leader });
     }
 
     pub fn respond(&mut self, id: RequestId, result: Result<Response, RegionError>) {

@@ -185,10 +185,9 @@ impl<L: LogReader> Worker<L> {
         self.wheel.next().map(|tick| self.tick_began_ms + (tick - self.tick) * self.settings.tick_ms)
     }
 
-    /// Regions here, and how many of them are led here.
+    /// Peers here, and how many of them lead.
     pub fn counts(&self) -> (usize, usize) {
-        let alive = self.peers.values().filter(|peer| peer.is_alive() && peer.is_initialized());
-        alive.fold((0, 0), |(regions, leaders), peer| (regions + 1, leaders + usize::from(peer.raft.is_leader())))
+        (self.peers.len(), self.round.leaders)
     }
 
     /// Looks at the peers: for tests, the simulator's invariants and the status page.

@@ -186,6 +186,7 @@ impl Store {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             log_batches: metrics.log_batches.get(),
             frames_received: metrics.frames_received.get(),
+            udp_bytes_sent: self.transport.stats().udp_bytes_sent,
         }
     }
 }

@@ -40,9 +40,6 @@ const FRAME_BYTES: usize = 4 << 20;
 /// Log batches are gathered into one write up to this size.
 const LOG_WRITE_BYTES: usize = 16 << 20;
 
-/// How often a worker counts its regions for the statistics.
-const COUNT_EVERY_MS: u64 = 500;
-
 /// The longest sleep of a worker that nothing is due for.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -113,16 +110,12 @@ struct Runner {
 
 impl Runner {
     fn run(self, mut worker: Worker<StoreDisk>, inbox: &Receiver<Mail>) {
-        let mut counted_ms = 0;
         loop {
             self.carry_out(&mut worker);
-            if clock::now_ms() >= counted_ms + COUNT_EVERY_MS {
-                counted_ms = clock::now_ms();
-                let (regions, leaders) = worker.counts();
-                let counts = &self.store.counts[self.number];
-                counts.0.store(regions, Ordering::Relaxed);
-                counts.1.store(leaders, Ordering::Relaxed);
-            }
+            let (regions, leaders) = worker.counts();
+            let counts = &self.store.counts[self.number];
+            counts.0.store(regions, Ordering::Relaxed);
+            counts.1.store(leaders, Ordering::Relaxed);
             let deadline =
                 worker.next_deadline().map_or(IDLE, |at| Duration::from_millis(at.saturating_sub(clock::now_ms())));
             let first = match inbox.recv_timeout(deadline) {

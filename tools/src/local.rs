@@ -221,8 +221,13 @@ impl LocalStore {
         Ok(killed)
     }
 
+    /// Its process, if it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().and_then(Child::id)
+    }
+
     fn signal(&self, signal: Signal) {
-        let pid = self.child.as_ref().and_then(Child::id).and_then(|id| i32::try_from(id).ok());
+        let pid = self.pid().and_then(|id| i32::try_from(id).ok());
         if let Some(pid) = pid {
             // It may have ended just now.
             let _ = kill(Pid::from_raw(pid), signal);

@@ -2,6 +2,7 @@
 //!
 //! What it does to a cluster goes through the same ports and protocols that others use. Only `serve` contains a store.
 
+mod bench;
 mod cert;
 mod ctl;
 mod demo;
@@ -35,6 +36,8 @@ enum Command {
     Cert(cert::Args),
     /// Look at a running cluster and change it
     Ctl(ctl::Args),
+    /// Measure a cluster that it starts on this machine
+    Bench(bench::Args),
     /// Show on real data that nothing acknowledged is lost when a store is killed
     Demo(demo::Args),
 }
@@ -63,6 +66,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Playground(args) => runtime()?.block_on(playground::run(args)).map(|()| ExitCode::SUCCESS),
         Command::Cert(args) => cert::run(args).map(|()| ExitCode::SUCCESS),
         Command::Ctl(args) => runtime()?.block_on(ctl::run(args)).map(|()| ExitCode::SUCCESS),
+        Command::Bench(args) => runtime()?.block_on(bench::run(args)),
         Command::Demo(args) => runtime()?.block_on(demo::run(args)),
     }
 }

@@ -186,7 +186,8 @@ impl Transport {
     }
 
     pub fn stats(&self) -> TransportStats {
-        self.inner.counters.read()
+        let [udp_bytes_sent, udp_bytes_received] = self.inner.peers.udp_bytes();
+        TransportStats { udp_bytes_sent, udp_bytes_received, ..self.inner.counters.read() }
     }
 
     /// Says goodbye to every peer and frees the port, even while clones are still around. Calls in progress fail.

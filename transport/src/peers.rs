@@ -25,6 +25,8 @@ pub(crate) struct Peers {
     // Invariant: a peer is here exactly while it has connections or is being entered.
     peers: Mutex<HashMap<u64, Arc<Peer>>>,
     sequence: AtomicU64,
+    /// UDP bytes sent and received over connections that are gone.
+    gone_bytes: [AtomicU64; 2],
 }
 
 /// One connection's place among those of its store. To be dropped when nobody reads from the connection any more.
@@ -40,7 +42,12 @@ pub(crate) struct Membership {
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        self.peer.process.lock().connections.retain(|(sequence, _)| *sequence != self.sequence);
+        let is_this = |connection: &mut (u64, Connection)| connection.0 == self.sequence;
+        for (_, connection) in self.peer.process.lock().connections.extract_if(.., is_this) {
+            let bytes = udp_bytes(&connection);
+            self.peers.gone_bytes[0].fetch_add(bytes[0], Relaxed);
+            self.peers.gone_bytes[1].fetch_add(bytes[1], Relaxed);
+        }
         self.peers.prune(self.store_id, &self.peer);
     }
 }
@@ -90,6 +97,19 @@ impl Peers {
         entered
     }
 
+    /// UDP bytes sent to and received from all stores so far.
+    pub fn udp_bytes(&self) -> [u64; 2] {
+        let mut sum = [0, 1].map(|way: usize| self.gone_bytes[way].load(Relaxed));
+        let peers: Vec<Arc<Peer>> = self.peers.lock().values().cloned().collect();
+        for peer in peers {
+            for (_, connection) in &peer.process.lock().connections {
+                let bytes = udp_bytes(connection);
+                sum = [sum[0] + bytes[0], sum[1] + bytes[1]];
+            }
+        }
+        sum
+    }
+
     fn prune(&self, store_id: u64, peer: &Arc<Peer>) {
         let mut peers = self.peers.lock();
         // The map and the caller have it; whoever is entering has it too, since the map was locked.
@@ -129,6 +149,11 @@ impl Peer {
         process.connections.push((sequence, connection.clone()));
         is_new
     }
+}
+
+fn udp_bytes(connection: &Connection) -> [u64; 2] {
+    let stats = connection.stats();
+    [stats.udp_tx.bytes, stats.udp_rx.bytes]
 }
 
 /// The first of `rivals` whose process is still there.

@@ -24,6 +24,9 @@ pub struct TransportStats {
     pub snapshots_failed: u64,
     pub snapshot_bytes_sent: u64,
     pub snapshot_bytes_received: u64,
+    /// Bytes of UDP packets to and from admitted peers, with all overhead of QUIC but not of IP and UDP.
+    pub udp_bytes_sent: u64,
+    pub udp_bytes_received: u64,
     /// Admitted connections that are open now, dialled and accepted.
     pub connections: u64,
     pub connections_made: u64,
@@ -84,6 +87,8 @@ impl Counters {
             snapshots_failed: self.snapshots_failed.load(Relaxed),
             snapshot_bytes_sent: self.snapshot_bytes_sent.load(Relaxed),
             snapshot_bytes_received: self.snapshot_bytes_received.load(Relaxed),
+            udp_bytes_sent: 0,
+            udp_bytes_received: 0,
             connections: self.connections.load(Relaxed),
             connections_made: self.connections_made.load(Relaxed),
             dials_failed: self.dials_failed.load(Relaxed),

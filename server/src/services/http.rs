@@ -108,6 +108,7 @@ async fn status(State(site): State<Site>) -> Json<Value> {
         "frames_sent": stats.frames_sent,
         "frames_received": stats.frames_received,
         "messages_sent": stats.messages_sent,
+        "udp_bytes_sent": stats.udp_bytes_sent,
         "loops": stats.loops,
     }))
 }

@@ -72,6 +72,7 @@ pub fn to_json(store: &Store) -> Value {
         "frames_sent": stats.frames_sent,
         "frames_received": stats.frames_received,
         "messages_sent": stats.messages_sent,
+        "udp_bytes_sent": stats.udp_bytes_sent,
         "loops": stats.loops,
         "start_time_secs": stats.start_time_secs,
         "version": stats.version,
