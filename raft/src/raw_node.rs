@@ -484,6 +484,16 @@ impl<S: Storage, O: Observer> RawNode<S, O> {
         self.raft.log.last_index()
     }
 
+    /// The index up to which storage has said that the log is durable.
+    pub fn stable_index(&self) -> u64 {
+        self.raft.log.unstable.offset - 1
+    }
+
+    /// The term of the entry at `index`, if the log still holds that or ends its compacted part with it.
+    pub fn term_at(&self, index: u64) -> Option<u64> {
+        self.raft.log.term(index).ok()
+    }
+
     /// The term of the last entry.
     pub fn last_term(&self) -> u64 {
         self.raft.log.last_id().term

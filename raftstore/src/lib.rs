@@ -45,6 +45,8 @@ pub struct Settings {
     pub election_ticks: u32,
     /// All randomness comes from it.
     pub seed: u64,
+    /// Sizes and lengths that shape what a group does.
+    pub limits: limits::Limits,
 }
 
 impl Settings {
@@ -54,5 +56,6 @@ impl Settings {
             self.heartbeat_ticks > 0 && self.election_ticks > 2 * self.heartbeat_ticks,
             "a lost heartbeat is no reason to vote"
         );
+        assert!(self.limits.log_cut_entries > 0, "cutting the log shortens it");
     }
 }

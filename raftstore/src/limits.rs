@@ -64,6 +64,40 @@ pub const FIRST_LOG_INDEX: u64 = 5;
 /// See [`FIRST_LOG_INDEX`].
 pub const FIRST_LOG_TERM: u64 = 5;
 
+/// The bounds that decide how a group goes about its work, not whether it is right: the simulator varies them, so that what is rare
+/// with those of production (a snapshot, a full window, a log read from disk) happens all the time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// See [`APPEND_BYTES_MAX`]; 0: one entry per message.
+    pub append_bytes_max: u64,
+    /// See [`INFLIGHT_MSGS_MAX`].
+    pub inflight_msgs_max: usize,
+    /// See [`APPLY_BYTES_MAX`].
+    pub apply_bytes_max: u64,
+    /// See [`LOG_TAIL_ENTRIES`].
+    pub log_tail_entries: u64,
+    /// See [`LOG_CUT_ENTRIES`].
+    pub log_cut_entries: u64,
+    /// See [`LOG_LAG_ENTRIES`].
+    pub log_lag_entries: u64,
+    /// See [`CACHE_BYTES_MAX`].
+    pub cache_bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            append_bytes_max: APPEND_BYTES_MAX,
+            inflight_msgs_max: INFLIGHT_MSGS_MAX,
+            apply_bytes_max: APPLY_BYTES_MAX,
+            log_tail_entries: LOG_TAIL_ENTRIES,
+            log_cut_entries: LOG_CUT_ENTRIES,
+            log_lag_entries: LOG_LAG_ENTRIES,
+            cache_bytes_max: CACHE_BYTES_MAX,
+        }
+    }
+}
+
 const _: () = {
     assert!(INFLIGHT_BYTES_MAX >= APPEND_BYTES_MAX);
     assert!(PROMOTE_LAG_ENTRIES <= PENDING_LAG_ENTRIES);

@@ -13,10 +13,7 @@ use crate::{
     apply::Install,
     disk::LogReader,
     event::{BatchId, Effect},
-    limits::{
-        APPEND_BYTES_MAX, APPLY_BYTES_MAX, ASK_AFTER_ELECTIONS, DOWN_AFTER_MS, INFLIGHT_BYTES_MAX, INFLIGHT_MSGS_MAX,
-        PENDING_LAG_ENTRIES, UNCOMMITTED_BYTES_MAX,
-    },
+    limits::{ASK_AFTER_ELECTIONS, DOWN_AFTER_MS, INFLIGHT_BYTES_MAX, PENDING_LAG_ENTRIES, UNCOMMITTED_BYTES_MAX},
     requests::Requests,
     round::Round,
     storage::{Initial, PeerStorage},
@@ -113,10 +110,10 @@ impl<L: LogReader> Peer<L> {
             heartbeat_tick: settings.heartbeat_ticks,
             applied: initial.applied.index,
             async_storage_writes: true,
-            max_bytes_per_msg: APPEND_BYTES_MAX,
-            max_committed_bytes_per_ready: APPLY_BYTES_MAX,
+            max_bytes_per_msg: settings.limits.append_bytes_max,
+            max_committed_bytes_per_ready: settings.limits.apply_bytes_max,
             max_uncommitted_bytes: UNCOMMITTED_BYTES_MAX,
-            max_inflight_msgs: INFLIGHT_MSGS_MAX,
+            max_inflight_msgs: settings.limits.inflight_msgs_max,
             max_inflight_bytes: INFLIGHT_BYTES_MAX,
             check_quorum: true,
             pre_vote: true,
@@ -128,7 +125,7 @@ impl<L: LogReader> Peer<L> {
             seed: settings.seed ^ me.id.wrapping_mul(0x9e37_79b9_7f4a_7c15),
         };
         let term = initial.hard_state.term;
-        let storage = PeerStorage::new(region.id, reader, initial);
+        let storage = PeerStorage::new(region.id, reader, initial, settings.limits.cache_bytes_max);
         let raft =
             RawNode::new(config, storage, ()).expect("the settings and what recovery has checked make a valid group");
         Peer {

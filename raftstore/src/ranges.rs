@@ -118,6 +118,11 @@ impl Ranges {
         (range.space == space && (range.end.is_empty() || key < &range.end[..])).then_some(id)
     }
 
+    /// How many snapshots are on their way in.
+    pub fn reservations(&self) -> usize {
+        self.reserved.len()
+    }
+
     fn remove(&mut self, region_id: u64) {
         if let Some(range) = self.held.remove(&region_id) {
             self.by_start.remove(&(range.space, range.start));

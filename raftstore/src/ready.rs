@@ -12,7 +12,7 @@ use crate::{
     apply::{Applied, ApplyTask, Change, Install},
     disk::LogReader,
     event::Effect,
-    limits::{LOG_CUT_ENTRIES, LOG_LAG_ENTRIES, LOG_TAIL_BYTES, LOG_TAIL_ENTRIES},
+    limits::{LOG_TAIL_BYTES, Limits},
     peer::{Fate, Installing, KnownRole, Peer, conf_state, is_needed_after_removal},
     round::Round,
     storage::EntryId,
@@ -210,7 +210,7 @@ impl<L: LogReader> Peer<L> {
         while let Some((_, messages)) = self.applying.pop_front_if(|(index, _)| *index <= at.index) {
             self.release(messages, round);
         }
-        self.cut_log(round);
+        self.cut_log(&settings.limits, round);
     }
 
     fn members_changed(
@@ -260,24 +260,23 @@ impl<L: LogReader> Peer<L> {
     }
 
     /// Cuts the log behind what is applied, in steps, but not off from under a follower that is alive.
-    fn cut_log(&mut self, round: &mut Round) {
+    fn cut_log(&mut self, limits: &Limits, round: &mut Round) {
         let applied = self.raft.storage().applied().index;
         let truncated = self.raft.storage().truncated().index;
-        let tail =
-            if self.raft.storage().log_bytes() > LOG_TAIL_BYTES { LOG_TAIL_ENTRIES / 16 } else { LOG_TAIL_ENTRIES };
+        let tail = limits.log_tail_entries / if self.raft.storage().log_bytes() > LOG_TAIL_BYTES { 16 } else { 1 };
         let mut cut = applied.saturating_sub(tail);
-        if self.installing.is_some() || cut < truncated + LOG_CUT_ENTRIES {
+        if self.installing.is_some() || cut < truncated + limits.log_cut_entries {
             return;
         }
         if self.raft.is_leader() {
             for (_, progress) in self.raft.progress() {
                 let has = progress.match_index.max(progress.pending_snapshot);
-                if applied.saturating_sub(has) <= LOG_LAG_ENTRIES {
+                if applied.saturating_sub(has) <= limits.log_lag_entries {
                     cut = cut.min(has);
                 }
             }
         }
-        if cut < truncated + LOG_CUT_ENTRIES {
+        if cut < truncated + limits.log_cut_entries {
             return;
         }
         let region_id = self.region.id;

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use flotilla_raft::{ConfState, Entry, HardState, Snapshot, SnapshotMetadata, Storage, StorageError};
 
-use crate::{disk::LogReader, limits::CACHE_BYTES_MAX};
+use crate::disk::LogReader;
 
 /// A place in a log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub(crate) struct PeerStorage<L> {
     /// Invariants: contiguous; if not empty, ends at `last`; holds every entry that is not applied yet and was appended since start.
     cache: VecDeque<Entry>,
     cache_bytes: usize,
+    /// See `limits::CACHE_BYTES_MAX`.
+    cache_bytes_max: usize,
     /// Applied on this store: what a snapshot of now would stand for.
     applied: EntryId,
     /// Bytes of entries between `truncated` and `last`, roughly.
@@ -44,7 +46,7 @@ pub(crate) struct Initial {
 }
 
 impl<L: LogReader> PeerStorage<L> {
-    pub fn new(region_id: u64, reader: L, initial: Initial) -> PeerStorage<L> {
+    pub fn new(region_id: u64, reader: L, initial: Initial, cache_bytes_max: usize) -> PeerStorage<L> {
         let Initial { hard_state, conf_state, truncated, last, applied } = initial;
         assert!(truncated.index <= applied.index, "only applied entries of region {region_id} are cut from its log");
         assert!(applied.index <= last.index, "only entries in the log of region {region_id} are applied");
@@ -57,6 +59,7 @@ impl<L: LogReader> PeerStorage<L> {
             last,
             cache: VecDeque::new(),
             cache_bytes: 0,
+            cache_bytes_max,
             applied,
             log_bytes: 0,
         }
@@ -107,7 +110,7 @@ impl<L: LogReader> PeerStorage<L> {
     pub fn set_applied(&mut self, applied: EntryId) {
         assert!(applied.index >= self.applied.index, "the applied index of region {} never goes back", self.region_id);
         self.applied = applied;
-        while self.cache_bytes > CACHE_BYTES_MAX {
+        while self.cache_bytes > self.cache_bytes_max {
             match self.cache.pop_front_if(|entry| entry.index <= applied.index) {
                 Some(entry) => self.cache_bytes -= entry.size() as usize,
                 None => break,
@@ -265,7 +268,7 @@ mod tests {
             let disk = Disk(Default::default());
             let first = EntryId { index: 5, term: 5 };
             let initial = Initial { truncated: first, last: first, applied: first, ..Initial::default() };
-            let mut storage = PeerStorage::new(1, disk.clone(), initial);
+            let mut storage = PeerStorage::new(1, disk.clone(), initial, crate::limits::CACHE_BYTES_MAX);
             let mut model: Vec<Entry> = vec![];
             let mut term = 5;
             for (op, at, size) in ops {

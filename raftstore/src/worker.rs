@@ -192,20 +192,23 @@ impl<L: LogReader> Worker<L> {
 
     /// Looks at the peers: for tests, the simulator's invariants and the status page.
     pub fn views(&self) -> impl Iterator<Item = PeerView<'_>> {
-        self.peers.values().map(|peer| PeerView {
-            region: &peer.region,
-            peer_id: peer.me.id,
-            term: peer.raft.term(),
-            vote: peer.raft.vote(),
-            leader_id: peer.raft.leader_id(),
-            is_leader: peer.raft.is_leader(),
-            alive: peer.is_alive(),
-            initialized: peer.is_initialized(),
-            commit: peer.raft.commit_index(),
-            applied: peer.raft.storage().applied().index,
-            truncated: peer.raft.storage().truncated().index,
-            last: peer.raft.last_index(),
-            waiting: peer.has_requests(),
+        self.peers.values().map(|peer| peer.view())
+    }
+
+    /// Looks at one peer.
+    pub fn view(&self, region_id: u64) -> Option<PeerView<'_>> {
+        self.peers.get(&region_id).map(|peer| peer.view())
+    }
+
+    /// The term of an entry that a peer's log still holds: for the simulator's invariants.
+    pub fn log_term(&self, region_id: u64, index: u64) -> Option<u64> {
+        self.peers.get(&region_id)?.raft.term_at(index)
+    }
+
+    /// Whether the group counts the same members as its region has: for the simulator's invariants.
+    pub fn members_fit(&self, region_id: u64) -> bool {
+        self.peers.get(&region_id).is_none_or(|peer| {
+            !peer.is_initialized() || peer.raft.configuration().to_conf_state().equivalent(&conf_state(&peer.region))
         })
     }
 
@@ -457,6 +460,29 @@ impl<L: LogReader> Worker<L> {
     }
 }
 
+impl<L: LogReader> Peer<L> {
+    fn view(&self) -> PeerView<'_> {
+        PeerView {
+            region: &self.region,
+            peer_id: self.me.id,
+            term: self.raft.term(),
+            vote: self.raft.vote(),
+            leader_id: self.raft.leader_id(),
+            is_leader: self.raft.is_leader(),
+            alive: self.is_alive(),
+            initialized: self.is_initialized(),
+            commit: self.raft.commit_index(),
+            applied: self.raft.storage().applied().index,
+            truncated: self.raft.storage().truncated().index,
+            last: self.raft.last_index(),
+            last_term: self.raft.last_term(),
+            stable: self.raft.stable_index(),
+            installing: self.received.is_some() || self.installing.is_some(),
+            waiting: self.has_requests(),
+        }
+    }
+}
+
 /// A look at one peer.
 #[derive(Clone, Copy, Debug)]
 pub struct PeerView<'a> {
@@ -484,6 +510,12 @@ pub struct PeerView<'a> {
     pub truncated: u64,
     /// The last entry.
     pub last: u64,
+    /// Its term.
+    pub last_term: u64,
+    /// The last entry that the group takes for durable here.
+    pub stable: u64,
+    /// A snapshot is being put in place.
+    pub installing: bool,
     /// Requests wait.
     pub waiting: bool,
 }

@@ -157,6 +157,7 @@ pub async fn run(
         heartbeat_ticks: config.raft.heartbeat_ticks,
         election_ticks: config.raft.election_ticks,
         seed: entropy::number(),
+        limits: Default::default(),
     };
     let store = Arc::new(Store {
         cluster_id: ident.cluster_id,
