@@ -408,7 +408,11 @@ impl<L: LogReader> Worker<L> {
         let old = self.peers.remove(&region_id);
         let mut hard_state = match &old {
             Some(old) if old.is_initialized() => panic!("region {region_id} came into being twice on this store"),
-            Some(old) => old.raft.hard_state(),
+            // What it took over in this round was not written, and no message that tells of it has left: that is forgotten with it.
+            Some(old) => {
+                let (term, vote) = old.durability.vote;
+                HardState { term, vote, commit: 0 }
+            }
             None => self.old_votes.remove(&region_id).unwrap_or_default(),
         };
         if hard_state.term < first.term {

@@ -1,0 +1,94 @@
+//! A worker by hand: what it asks for, in which order.
+
+use flotilla_proto::{
+    flotilla::raft as wire_raft,
+    store::{Epoch, Peer, PeerRole, RaftMessage, Region, Space},
+};
+use flotilla_raft::{Entry, Message, MessageType};
+use flotilla_raftstore::{
+    Effect, Event, Settings, Worker, apply::CreatedPeer, disk::LogReader, recover::Recovered, wire,
+};
+
+#[derive(Clone)]
+struct NoLog;
+
+impl LogReader for NoLog {
+    fn entries(&self, _: u64, lo: u64, _: u64, _: u64) -> Vec<Entry> {
+        panic!("nothing was written, and entry {lo} is asked for");
+    }
+}
+
+const REGION: u64 = 7;
+
+fn worker() -> Worker<NoLog> {
+    let settings = Settings {
+        store_id: 1,
+        tick_ms: 10,
+        heartbeat_ticks: 2,
+        election_ticks: 10,
+        seed: 1,
+        limits: Default::default(),
+    };
+    Worker::new(settings, NoLog, Recovered::default(), 0)
+}
+
+fn peer(store_id: u64) -> Peer {
+    Peer { id: 10 + store_id, store_id, role: PeerRole::Voter as i32 }
+}
+
+fn region() -> Region {
+    Region {
+        id: REGION,
+        epoch: Some(Epoch { conf_ver: 1, version: 2 }),
+        peers: (1..=3).map(peer).collect(),
+        space: Space::User as i32,
+        ..Region::default()
+    }
+}
+
+fn asks_for_a_vote(term: u64) -> Event {
+    let raft = Message { from: 12, to: 11, term, log_term: 5, index: 5, kind: MessageType::Vote, ..Message::default() };
+    let message = RaftMessage {
+        region_id: REGION,
+        from: Some(peer(2)),
+        to: Some(peer(1)),
+        epoch: region().epoch,
+        message: Some(wire::message_to_wire(raft)),
+        ..RaftMessage::default()
+    };
+    Event::Messages { from_store: 2, messages: vec![message] }
+}
+
+fn effects(worker: &mut Worker<NoLog>) -> Vec<Effect> {
+    std::iter::from_fn(|| worker.poll_effect()).collect()
+}
+
+fn votes(effects: &[Effect]) -> Vec<wire_raft::Message> {
+    let frames = effects.iter().filter_map(|effect| match effect {
+        Effect::Send { messages, .. } => Some(messages),
+        _ => None,
+    });
+    let sent = frames.flatten().filter_map(|message| message.message.clone());
+    sent.filter(|raft| {
+        raft.kind == wire::message_to_wire(Message { kind: MessageType::VoteResp, ..Message::default() }).kind
+    })
+    .collect()
+}
+
+/// Regression: a peer that a message made had voted, and in the same round the split came that makes the real one. It took the vote over
+/// as if it lay on disk, and granted the vote that was asked for again at once.
+#[test]
+fn a_vote_of_the_round_in_which_a_split_comes_is_durable_before_it_is_sent() {
+    let mut worker = worker();
+    worker.handle(0, asks_for_a_vote(6));
+    worker.handle(0, Event::PeerCreated { created: CreatedPeer { region: region(), peer_id: 11, campaign: false } });
+    worker.handle(0, asks_for_a_vote(6));
+    let first = effects(&mut worker);
+    assert_eq!(votes(&first), [], "nothing is durable yet");
+    let batch = first.iter().find_map(|effect| match effect {
+        Effect::AppendLog { batch, .. } => Some(*batch),
+        _ => None,
+    });
+    worker.handle(0, Event::LogSynced { batch: batch.expect("the vote is written") });
+    assert_eq!(votes(&effects(&mut worker)).len(), 1, "then it is sent");
+}
