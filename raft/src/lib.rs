@@ -186,6 +186,8 @@ mod raft;
 mod raw_node;
 mod read_only;
 mod rng;
+#[cfg(feature = "seeded-bugs")]
+pub mod seeded;
 mod status;
 mod storage;
 pub mod tracker;

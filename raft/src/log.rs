@@ -97,6 +97,12 @@ impl<S: Storage> Log<S> {
             return None;
         }
         let last = prev.index + entries.len() as u64;
+        #[cfg(feature = "seeded-bugs")]
+        if crate::seeded::is(9) && !entries.is_empty() {
+            self.unstable.truncate_and_append(entries.into_iter(), prev.index + 1, obs);
+            self.commit_to(commit.min(last));
+            return Some(last);
+        }
         if let Some(at) = self.find_conflict(&entries, obs) {
             let index = entries[at].index;
             assert!(index > self.committed, "committed entries are never replaced: {index} <= {}", self.committed);

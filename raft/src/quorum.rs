@@ -169,11 +169,19 @@ impl JointConfig {
 
     /// See [`IdSet::committed_index`].
     pub fn committed_index(&self, acked: impl Fn(u64) -> Option<u64>) -> u64 {
+        #[cfg(feature = "seeded-bugs")]
+        if crate::seeded::is(6) {
+            return self.incoming.committed_index(&acked);
+        }
         self.incoming.committed_index(&acked).min(self.outgoing.committed_index(&acked))
     }
 
     /// See [`IdSet::vote_result`]: won when both halves are won, lost when either is lost.
     pub fn vote_result(&self, vote: impl Fn(u64) -> Option<bool>) -> VoteResult {
+        #[cfg(feature = "seeded-bugs")]
+        if crate::seeded::is(6) {
+            return self.incoming.vote_result(&vote);
+        }
         match (self.incoming.vote_result(&vote), self.outgoing.vote_result(&vote)) {
             (VoteResult::Lost, _) | (_, VoteResult::Lost) => VoteResult::Lost,
             (VoteResult::Won, VoteResult::Won) => VoteResult::Won,

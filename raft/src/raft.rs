@@ -295,6 +295,11 @@ impl<S: Storage, O: Observer> Raft<S, O> {
                 self.send(Message { term: self.term, reject: true, ..Message::new(PreVoteResp, message.from) });
             }
             StorageAppendResp => {
+                #[cfg(feature = "seeded-bugs")]
+                if crate::seeded::is(11) && message.index != 0 {
+                    let id = EntryId { term: message.log_term, index: message.index };
+                    self.log.unstable.stable_to(id, &mut self.obs);
+                }
                 if message.index != 0 {
                     // The entries may have been replaced since, and their replacement not be written yet. The write
                     // that the new term brings about will vouch for what is there now.
@@ -451,6 +456,10 @@ impl<S: Storage, O: Observer> Raft<S, O> {
         }
         // There may be a configuration change in the uncommitted tail. Finding out could be expensive; waiting is not.
         self.pending_conf_index = self.log.last_index();
+        #[cfg(feature = "seeded-bugs")]
+        if crate::seeded::is(3) {
+            return;
+        }
         let appended = self.append(alloc::vec![Entry::default()]);
         assert!(appended.is_some(), "a new leader's empty entry is never refused");
         info!(self.obs, "{:x} became leader at term {}", self.config.id, self.term);

@@ -107,6 +107,9 @@ struct AppliedPeer {
 pub struct Applier {
     peers: HashMap<u64, AppliedPeer>,
     batch: WriteBatch,
+    /// Written after `batch`, which is wrong.
+    #[cfg(feature = "seeded-bugs")]
+    late: WriteBatch,
     responses: Vec<(RequestId, Result<Response, RegionError>)>,
 }
 
@@ -169,6 +172,10 @@ impl Applier {
             disk.write(std::mem::take(&mut self.batch));
             output.batches += 1;
         }
+        #[cfg(feature = "seeded-bugs")]
+        if !self.late.is_empty() {
+            disk.write(std::mem::take(&mut self.late));
+        }
     }
 
     fn apply_entries<D: ApplyDisk>(
@@ -181,7 +188,14 @@ impl Applier {
         let peer = self.peers.get_mut(&region_id).expect("only entries of open peers are applied");
         let mut applied = Applied { region_id, ..Applied::default() };
         let mut requests = requests.into_iter().peekable();
-        let mut round = Round { disk, batch: &mut self.batch, peer, changes: Vec::new() };
+        let mut round = Round {
+            disk,
+            batch: &mut self.batch,
+            #[cfg(feature = "seeded-bugs")]
+            late: &mut self.late,
+            peer,
+            changes: Vec::new(),
+        };
         for entry in entries {
             assert_eq!(
                 entry.index,
@@ -201,6 +215,11 @@ impl Applier {
         applied.changes = round.changes;
         applied.index = peer.applied.index;
         applied.term = peer.applied.term;
+        #[cfg(feature = "seeded-bugs")]
+        if flotilla_raft::seeded::is(8) {
+            self.late.put_message(Cf::Raft, apply_state_key(region_id), &peer.applied);
+            return Some(applied);
+        }
         self.batch.put_message(Cf::Raft, apply_state_key(region_id), &peer.applied);
         Some(applied)
     }
@@ -208,6 +227,12 @@ impl Applier {
     fn install<D: ApplyDisk>(&mut self, disk: &mut D, install: Install) -> Applied {
         let old = self.peers.get(&install.region.id);
         let region_id = install.region.id;
+        #[cfg(feature = "seeded-bugs")]
+        if flotilla_raft::seeded::is(19) {
+            let (start, end) = union(&install.region, old.map(|peer| &peer.region));
+            let space = install.region.space();
+            disk.clear(&data_key(space, &start), &data_end_key(space, &end));
+        }
         begin_install(disk, &install, old.map(|peer| &peer.region));
         finish_install(
             disk,
@@ -349,6 +374,8 @@ fn hard_state_to_wire(state: &HardState) -> wire::HardState {
 struct Round<'a, D> {
     disk: &'a D,
     batch: &'a mut WriteBatch,
+    #[cfg(feature = "seeded-bugs")]
+    late: &'a mut WriteBatch,
     peer: &'a mut AppliedPeer,
     changes: Vec<Change>,
 }
@@ -478,6 +505,13 @@ impl<D: ApplyDisk> Round<'_, D> {
                 }
             }
             regions.push(region);
+        }
+        #[cfg(feature = "seeded-bugs")]
+        if flotilla_raft::seeded::is(22) {
+            self.late.put_message(Cf::Raft, peer_state_key(parent.id), &normal_state(&parent, self.peer.peer_id));
+            self.peer.region = parent.clone();
+            self.changes.push(Change::Split { region: parent, children: created });
+            return Ok(Response::Commanded(regions));
         }
         self.batch.put_message(Cf::Raft, peer_state_key(parent.id), &normal_state(&parent, self.peer.peer_id));
         self.peer.region = parent.clone();

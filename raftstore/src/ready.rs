@@ -98,6 +98,15 @@ impl<L: LogReader> Peer<L> {
         if message.responses.is_empty() {
             return;
         }
+        #[cfg(feature = "seeded-bugs")]
+        for (number, kind) in [(1, flotilla_raft::MessageType::AppResp), (2, flotilla_raft::MessageType::VoteResp)] {
+            if flotilla_raft::seeded::is(number) {
+                let responses = std::mem::take(&mut message.responses);
+                let (early, rest) = responses.into_iter().partition(|response| response.kind == kind);
+                message.responses = rest;
+                self.release(early, round);
+            }
+        }
         if self.durability.last_batch > round.synced {
             self.durability.waiting.push_back((self.durability.last_batch, message.responses));
         } else {
@@ -297,6 +306,10 @@ impl<L: LogReader> Peer<L> {
         let old = std::mem::replace(&mut self.role, role);
         if old.is_leader && (!role.is_leader || role.term != old.term) {
             self.refuse_as_follower(round);
+            #[cfg(feature = "seeded-bugs")]
+            if flotilla_raft::seeded::is(24) {
+                self.refuse_proposed(round);
+            }
         }
         if role.is_leader {
             // What was asked as a follower is asked of the own quorum now.

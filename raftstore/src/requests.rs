@@ -374,6 +374,12 @@ impl<L: LogReader> Peer<L> {
         self.refuse_unproposed(&error, round);
     }
 
+    #[cfg(feature = "seeded-bugs")]
+    pub fn refuse_proposed(&mut self, round: &mut Round) {
+        let error = refusal::not_leader(self.id(), self.leader());
+        round.refuse_all(self.requests.proposed.drain(..).flat_map(|pending| pending.ids), &error);
+    }
+
     fn refuse_unproposed(&mut self, error: &RegionError, round: &mut Round) {
         let requests = &mut self.requests;
         requests.writes_bytes = 0;

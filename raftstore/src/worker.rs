@@ -384,6 +384,10 @@ impl<L: LogReader> Worker<L> {
             let peer = self.peers.remove(&region_id).expect("a peer stays until it is destroyed");
             let Fate::Doomed { min_peer_id, .. } = peer.fate else { panic!("only doomed peers are destroyed") };
             self.tombstones.insert(region_id, min_peer_id);
+            #[cfg(feature = "seeded-bugs")]
+            if flotilla_raft::seeded::is(21) {
+                self.tombstones.remove(&region_id);
+            }
             self.old_votes.remove(&region_id);
             return;
         }

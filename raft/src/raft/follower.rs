@@ -125,6 +125,8 @@ impl<S: Storage, O: Observer> Raft<S, O> {
         }
         let prev = EntryId { term: log_term, index };
         if let Some(last) = self.log.maybe_append(prev, entries, commit, &mut self.obs) {
+            #[cfg(feature = "seeded-bugs")]
+            let last = if crate::seeded::is(10) { self.log.last_index() } else { last };
             self.send(Message { index: last, ..Message::new(MessageType::AppResp, from) });
             return;
         }
@@ -216,6 +218,8 @@ impl<S: Storage, O: Observer> Raft<S, O> {
                     return false;
                 }
             };
+        #[cfg(feature = "seeded-bugs")]
+        let tracker = if crate::seeded::is(20) { self.tracker.clone() } else { tracker };
         self.log.restore(snapshot, &mut self.obs);
         self.tracker = tracker;
         self.configuration_switched();

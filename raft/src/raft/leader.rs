@@ -128,6 +128,12 @@ impl<S: Storage, O: Observer> Raft<S, O> {
             }
         }
         let term = self.term;
+        #[cfg(feature = "seeded-bugs")]
+        if crate::seeded::is(7) {
+            for change in entries.iter().filter_map(|entry| entry.payload.conf_change()) {
+                let _ = self.apply_conf_change(&change);
+            }
+        }
         let index = self.append(entries).ok_or(ProposeError::UncommittedLimit)?;
         self.broadcast_append();
         Ok(match ignored {
@@ -138,6 +144,10 @@ impl<S: Storage, O: Observer> Raft<S, O> {
 
     /// Why `change` cannot be proposed now.
     fn refusal(&self, change: &ConfChangeV2) -> Option<String> {
+        #[cfg(feature = "seeded-bugs")]
+        if crate::seeded::is(7) {
+            return None;
+        }
         let joint = self.tracker.config.voters.is_joint();
         let leave = change.changes.is_empty();
         if self.pending_conf_index > self.log.applied {

@@ -24,6 +24,10 @@ impl ReadRequest {
 impl<S: Storage, O: Observer> Raft<S, O> {
     /// Takes a read request on the leader.
     pub(super) fn read_index(&mut self, request: ReadRequest) {
+        #[cfg(feature = "seeded-bugs")]
+        if crate::seeded::is(13) {
+            return self.confirm_read(request);
+        }
         if self.read_only.len() >= WAITING_READS_MAX {
             debug!(self.obs, "{:x} dropping a read, as {WAITING_READS_MAX} are waiting", self.config.id);
         } else if !self.has_committed_in_term() {
@@ -49,6 +53,10 @@ impl<S: Storage, O: Observer> Raft<S, O> {
     }
 
     fn confirm_read(&mut self, request: ReadRequest) {
+        #[cfg(feature = "seeded-bugs")]
+        if crate::seeded::is(12) {
+            return self.answer_read(request, self.log.committed);
+        }
         match self.read_only.option {
             ReadOnlyOption::Safe => {
                 self.read_only.add(self.log.committed, request);

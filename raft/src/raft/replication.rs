@@ -132,6 +132,11 @@ impl<S: Storage, O: Observer> Raft<S, O> {
 
     /// Commits what a quorum has, if it is of this term. Whether that moved the commit index.
     pub(super) fn maybe_commit(&mut self) -> bool {
+        #[cfg(feature = "seeded-bugs")]
+        if crate::seeded::is(4) {
+            let index = self.tracker.committed();
+            return self.log.maybe_commit(EntryId { term: self.log.term_or_zero(index), index });
+        }
         self.log.maybe_commit(EntryId { term: self.term, index: self.tracker.committed() })
     }
 
