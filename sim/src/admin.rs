@@ -6,31 +6,28 @@ use flotilla_raftstore::{Command, Event, Target, contains};
 use crate::{
     client::{Owner, Request},
     directory::Known,
-    world::{Action, World, key_name},
+    rng::Rng,
+    world::{World, key_name},
 };
 
 impl World {
-    /// Does one thing, and comes again.
-    pub(crate) fn administer(&mut self) {
-        if self.ended {
-            return;
-        }
-        self.schedule_next(self.knobs.admin_every_ms, Action::Administer);
+    /// Does one thing.
+    pub(crate) fn administer(&mut self, rng: &mut Rng) {
         let all: Vec<Known> = self.directory.all().cloned().collect();
-        let known = self.rng.pick(&all);
-        let command = match self.rng.below(100) {
-            0..20 if all.len() < self.knobs.regions_max => self.split_command(&known.region),
-            0..45 => self.transfer_command(&known.region),
-            45..97 => self.members_command(&known),
-            _ => return self.drain_somewhere(),
+        let known = rng.pick(&all);
+        let command = match rng.below(100) {
+            0..20 if all.len() < self.knobs.regions_max => self.split_command(&known.region, rng),
+            0..45 => transfer_command(&known.region, rng),
+            45..97 => self.members_command(&known, rng),
+            _ => return self.drain_somewhere(rng),
         };
         if let Some(command) = command {
             self.command(Owner::Administrator, &known, command);
         }
     }
 
-    fn drain_somewhere(&mut self) {
-        let store = self.rng.below(self.knobs.stores as u64) as usize;
+    fn drain_somewhere(&mut self, rng: &mut Rng) {
+        let store = rng.below(self.knobs.stores as u64) as usize;
         self.say(|| format!("store {}: is drained", store + 1));
         for worker in 0..self.knobs.workers {
             self.post(store, worker, Event::Drain);
@@ -50,15 +47,15 @@ impl World {
     }
 
     /// A split at some keys of the region, with fresh ids.
-    pub(crate) fn split_command(&mut self, region: &Region) -> Option<Command> {
+    pub(crate) fn split_command(&mut self, region: &Region, rng: &mut Rng) -> Option<Command> {
         let inside = |key: &Vec<u8>| contains(region, key) && region.start_key != key[..];
         let keys: Vec<Vec<u8>> = (0..self.knobs.keys).map(key_name).filter(inside).collect();
         if keys.is_empty() {
             return None;
         }
-        let mut borders = vec![self.rng.pick(&keys)];
-        if self.rng.chance(200) {
-            borders.push(self.rng.pick(&keys));
+        let mut borders = vec![rng.pick(&keys)];
+        if rng.chance(200) {
+            borders.push(rng.pick(&keys));
         }
         borders.sort();
         borders.dedup();
@@ -70,12 +67,7 @@ impl World {
         Some(Command::Split(Split { children: children.collect() }))
     }
 
-    fn transfer_command(&mut self, region: &Region) -> Option<Command> {
-        let voters: Vec<Peer> = region.peers.iter().filter(|peer| peer.role() == PeerRole::Voter).copied().collect();
-        (!voters.is_empty()).then(|| Command::TransferLeader { to_peer: self.rng.pick(&voters).id })
-    }
-
-    fn members_command(&mut self, known: &Known) -> Option<Command> {
+    fn members_command(&mut self, known: &Known, rng: &mut Rng) -> Option<Command> {
         let region = &known.region;
         let learners: Vec<Peer> =
             region.peers.iter().filter(|peer| peer.role() == PeerRole::Learner).copied().collect();
@@ -84,16 +76,21 @@ impl World {
         let movable: Vec<Peer> =
             region.peers.iter().filter(|peer| peer.store_id != known.leader_store).copied().collect();
         let crowded = region.peers.len() > self.knobs.replicas;
-        let (kind, peer) = if !learners.is_empty() && self.rng.chance(700) {
-            (PeerChangeKind::AddVoter, self.rng.pick(&learners))
-        } else if !free.is_empty() && !crowded && self.rng.chance(700) {
-            let peer = Peer { id: self.fresh_id(), store_id: self.rng.pick(&free), role: PeerRole::Learner as i32 };
+        let (kind, peer) = if !learners.is_empty() && rng.chance(700) {
+            (PeerChangeKind::AddVoter, rng.pick(&learners))
+        } else if !free.is_empty() && !crowded && rng.chance(700) {
+            let peer = Peer { id: self.fresh_id(), store_id: rng.pick(&free), role: PeerRole::Learner as i32 };
             (PeerChangeKind::AddLearner, peer)
         } else if !movable.is_empty() {
-            (PeerChangeKind::Remove, self.rng.pick(&movable))
+            (PeerChangeKind::Remove, rng.pick(&movable))
         } else {
             return None;
         };
         Some(Command::ChangePeer(ChangePeer { epoch: None, kind: kind as i32, peer: Some(peer) }))
     }
+}
+
+fn transfer_command(region: &Region, rng: &mut Rng) -> Option<Command> {
+    let voters: Vec<Peer> = region.peers.iter().filter(|peer| peer.role() == PeerRole::Voter).copied().collect();
+    (!voters.is_empty()).then(|| Command::TransferLeader { to_peer: rng.pick(&voters).id })
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use flotilla_proto::{
     disk::{Cf, data_key},
     raw_value,
-    store::{CompareAndSwap, Mutation, Region, RegionError, Space, Write},
+    store::{CompareAndSwap, DeleteRange, Mutation, Region, RegionError, Space, Write},
 };
 use flotilla_raftstore::{Command, Event, RequestId, Response, Target, WriteOutcome, contains, recover::worker_of};
 
@@ -29,7 +29,7 @@ pub enum Wish {
     Swap { expected: Option<u64>, new: u64 },
 }
 
-/// One or more wishes for keys of one region; more than one are puts and deletes.
+/// One or more wishes for keys of one region; more than one are all reads, or all puts and deletes.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Request {
     /// For data.
@@ -43,6 +43,8 @@ pub enum Request {
 pub enum Answer {
     /// A read's value.
     Value(Option<u64>),
+    /// What several reads found at one time.
+    Values(Vec<Option<u64>>),
     /// Done.
     Written(WriteOutcome),
     /// Carried out.
@@ -139,8 +141,24 @@ fn number(user: &[u8]) -> u64 {
     u64::from_be_bytes(user.try_into().expect("clients write eight bytes"))
 }
 
+/// Two keys that are only ever written, removed and read together: whoever finds them different has seen half of a batch.
+fn twins(number: u64) -> [Bytes; 2] {
+    [b"+a", b"+b"].map(|suffix| [&key_name(number)[..], suffix].concat().into())
+}
+
+fn are_twins(wishes: &[(Bytes, Wish)]) -> bool {
+    matches!(wishes, [(one, _), (_, _)] if one.ends_with(b"+a"))
+}
+
 fn write_of(wishes: &[(Bytes, Wish)]) -> Write {
     let mut write = Write::default();
+    if let [(start, Wish::Delete), (last, Wish::Delete)] = wishes
+        && are_twins(wishes)
+    {
+        let end_key = [&last[..], b"\0"].concat().into();
+        write.delete_range = Some(DeleteRange { cf: 0, start_key: start.clone(), end_key });
+        return write;
+    }
     for (key, wish) in wishes {
         match wish {
             Wish::Get => unreachable!("a read is no write"),
@@ -162,10 +180,11 @@ fn write_of(wishes: &[(Bytes, Wish)]) -> Write {
     write
 }
 
-fn kind_of(wish: &Wish, answer: &Answer) -> Kind {
+fn kind_of(wish: &Wish, place: usize, answer: &Answer) -> Kind {
     match wish {
         Wish::Get => match answer {
             Answer::Value(value) => Kind::Read(*value),
+            Answer::Values(values) => Kind::Read(values[place]),
             _ => Kind::Read(None),
         },
         Wish::Put(value) => Kind::Write(Some(*value)),
@@ -197,14 +216,14 @@ impl World {
         let mut wishes = vec![(key.clone(), Wish::Get)];
         let belief = self.clients.beliefs[client].get(&key).copied().flatten();
         match self.rng.below(100) {
-            0..40 => {}
-            40..68 => wishes[0].1 = Wish::Put(self.clients.fresh_value()),
-            68..76 => wishes[0].1 = Wish::Delete,
-            76..90 => {
+            0..36 => {}
+            36..60 => wishes[0].1 = Wish::Put(self.clients.fresh_value()),
+            60..66 => wishes[0].1 = Wish::Delete,
+            66..80 => {
                 let expected = if self.rng.chance(800) { belief } else { None };
                 wishes[0].1 = Wish::Swap { expected, new: self.clients.fresh_value() };
             }
-            _ => {
+            80..86 => {
                 let more = (number..keys).map(|number| Bytes::from(key_name(number)));
                 let more = more.take_while(|key| contains(&known.region, key));
                 wishes = more.take(3).map(|key| (key, Wish::Delete)).collect();
@@ -214,6 +233,12 @@ impl World {
                     }
                 }
             }
+            86..93 => {
+                let value = self.clients.fresh_value();
+                let wish = if self.rng.chance(800) { Wish::Put(value) } else { Wish::Delete };
+                wishes = twins(number).map(|key| (key, wish.clone())).to_vec();
+            }
+            _ => wishes = twins(number).map(|key| (key, Wish::Get)).to_vec(),
         }
         let mut store = known.leader_store as usize - 1;
         let replica_read = wishes[0].1 == Wish::Get && self.rng.chance(250);
@@ -276,15 +301,21 @@ impl World {
 
     /// A granted read takes its view of the data.
     pub(crate) fn read_now(&mut self, store: usize, region: &Region, id: RequestId) -> Answer {
-        let Some((key, _)) = self.clients.open.get(&id).and_then(|open| open.wishes.first()) else {
+        let Some(open) = self.clients.open.get(&id) else {
             return Answer::Unknown; // Nobody waits any more.
         };
-        if !contains(region, key) {
+        if open.wishes.iter().any(|(key, _)| !contains(region, key)) {
             return Answer::Refused(Box::default());
         }
         let disk = self.stores[store].disk.borrow();
-        let stored = disk.newest().get(Cf::Default, &data_key(Space::User, key));
-        Answer::Value(stored.map(|value| number(&raw_value::decode(value).expect("a whole value").value)))
+        let read = |(key, _): &(Bytes, Wish)| {
+            let stored = disk.newest().get(Cf::Default, &data_key(Space::User, key));
+            stored.map(|value| crate::client::number(&raw_value::decode(value).expect("a whole value").value))
+        };
+        match &open.wishes[..] {
+            [wish] => Answer::Value(read(wish)),
+            wishes => Answer::Values(wishes.iter().map(read).collect()),
+        }
     }
 
     /// A store answers.
@@ -336,20 +367,26 @@ impl World {
             self.learn(open.region_id, error);
         }
         let place = match &answer {
-            Answer::Value(_) | Answer::Written(_) | Answer::Commanded(_) => 0,
+            Answer::Value(_) | Answer::Values(_) | Answer::Written(_) | Answer::Commanded(_) => 0,
             Answer::Refused(_) => 1,
             Answer::Unknown => 2,
         };
         if open.owner != Owner::Nobody {
             self.clients.counts[place] += 1;
         }
-        for (key, wish) in &open.wishes {
-            let known = matches!(answer, Answer::Value(_) | Answer::Written(_));
+        if let Answer::Values(values) = &answer
+            && are_twins(&open.wishes)
+            && values[0] != values[1]
+        {
+            self.broken(format!("a batch is taken as a whole: request {} found {values:?}", id.0));
+        }
+        for (place, (key, wish)) in open.wishes.iter().enumerate() {
+            let known = matches!(answer, Answer::Value(_) | Answer::Values(_) | Answer::Written(_));
             if known || (answer == Answer::Unknown && *wish != Wish::Get) {
                 let operation = Operation {
                     called: open.called_us,
                     returned: known.then_some(self.now_us),
-                    kind: kind_of(wish, &answer),
+                    kind: kind_of(wish, place, &answer),
                 };
                 self.clients.history.entry(key.clone()).or_default().push(operation);
             }
@@ -370,7 +407,7 @@ impl World {
                     self.clients.beliefs[client].insert(key, value);
                 }
                 let rest = self.rng.within(self.knobs.think_us);
-                let done = matches!(answer, Answer::Value(_) | Answer::Written(_));
+                let done = matches!(answer, Answer::Value(_) | Answer::Values(_) | Answer::Written(_));
                 let rest = if done { rest } else { rest.max(5_000) };
                 self.schedule(rest, Action::Turn { client });
             }

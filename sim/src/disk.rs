@@ -33,6 +33,13 @@ pub struct Maps([BTreeMap<Vec<u8>, Bytes>; 4]);
 /// Data of a received snapshot.
 pub type Folder = Rc<Vec<(Cf, Vec<u8>, Bytes)>>;
 
+/// All that a disk held at some time.
+#[derive(Clone, Debug)]
+pub struct Copy {
+    maps: Maps,
+    folders: BTreeMap<String, Folder>,
+}
+
 #[derive(Debug)]
 enum Step {
     Write(WriteBatch),
@@ -134,6 +141,9 @@ pub struct Disk {
     /// After so many more changes the store crashes; what it does afterwards changes nothing.
     fuse: Option<u32>,
     frozen: bool,
+    /// After so many more changes every change fails, until the store starts again.
+    fails_after: Option<u32>,
+    failed: bool,
     /// Hard states in the order in which they became durable; `None`: deleted.
     hard_states: Vec<(u64, Option<Bytes>)>,
 }
@@ -150,6 +160,11 @@ impl Disk {
     }
 
     fn burn(&mut self) -> bool {
+        match &mut self.fails_after {
+            Some(0) => self.failed = true,
+            Some(left) => *left -= 1,
+            None => {}
+        }
         if let Some(left) = &mut self.fuse {
             if *left == 0 {
                 self.frozen = true;
@@ -157,7 +172,7 @@ impl Disk {
                 *left -= 1;
             }
         }
-        !self.frozen
+        !self.is_frozen()
     }
 
     fn push(&mut self, step: Step) {
@@ -182,6 +197,13 @@ impl Disk {
     pub fn sync(&mut self) {
         if self.burn() {
             self.sync_to(self.taken);
+        }
+    }
+
+    /// Like [`Disk::sync_to`], and may fail.
+    pub fn sync_log(&mut self, taken: u64) {
+        if self.burn() {
+            self.sync_to(taken);
         }
     }
 
@@ -214,9 +236,47 @@ impl Disk {
         self.frozen = false;
     }
 
-    /// Whether the fuse has burnt down.
+    /// Whether the fuse has burnt down, or the disk has failed.
     pub fn is_frozen(&self) -> bool {
-        self.frozen
+        self.frozen || self.failed
+    }
+
+    /// Whether the disk has failed.
+    pub fn has_failed(&self) -> bool {
+        self.failed
+    }
+
+    /// Lets every change fail after so many more, or makes the disk whole again.
+    pub fn fail_after(&mut self, changes: Option<u32>) {
+        self.fails_after = changes;
+        self.failed = false;
+    }
+
+    /// What the disk would still hold after a power cut that loses all that is not synced.
+    pub fn copy(&self) -> Copy {
+        Copy { maps: self.durable.clone(), folders: self.folders.clone() }
+    }
+
+    /// An old copy takes the place of everything.
+    pub fn put_back(&mut self, copy: Copy) {
+        self.pending.clear();
+        self.newest = copy.maps.clone();
+        self.durable = copy.maps;
+        self.folders = copy.folders;
+        self.hard_states.clear();
+    }
+
+    /// How many received snapshots lie about.
+    pub fn folders(&self) -> usize {
+        self.folders.len()
+    }
+
+    /// The terms of a region's log entries, by index.
+    pub fn log(&self, region_id: u64) -> Vec<(u64, u64)> {
+        let (start, end) = log_range(region_id);
+        let entries = self.newest.scan(Cf::Raft, &start, &end);
+        let entries = entries.map(|(_, value)| wire_raft::Entry::decode(value.clone()).expect("a whole record"));
+        entries.map(|entry| (entry.index, entry.term)).collect()
     }
 
     /// Stores a received snapshot, durable at once.

@@ -13,8 +13,11 @@ impl World {
     /// Starts a store; a fault on the way stops it again.
     pub(crate) fn start(&mut self, store: usize) {
         let owner = &mut self.stores[store];
-        if owner.up {
+        if owner.up || owner.gone {
             return;
+        }
+        if owner.full_until_us > self.now_us {
+            owner.disk.borrow_mut().fail_after(Some(0));
         }
         let settings = Settings { store_id: owner.id, ..self.settings.clone() };
         let settings = Settings { seed: settings.seed ^ ((owner.life * 1_000 + owner.id) << 8), ..settings };
@@ -31,18 +34,28 @@ impl World {
         self.say(|| format!("store {}: starts{}", store + 1, if frozen { ", and crashes at it" } else { "" }));
         self.note_durable(store);
         match started {
+            Err(error) if self.stores[store].tampered => self.give_store_up(store, &error.to_string()),
             Err(error) => self.broken(format!("a store starts from what it left behind: store {}: {error}", store + 1)),
+            Ok(()) if self.stops_with_its_disk(store) => {}
             Ok(()) if frozen => {
                 let power = self.rng.chance(self.knobs.power_cuts);
                 self.crash(store, if power { Crash::Power } else { Crash::Process });
             }
             Ok(()) => {
                 self.laws.started(store);
+                self.check_disk(store);
                 for worker in 0..self.knobs.workers {
                     self.wake(store, worker);
                 }
             }
         }
+    }
+
+    /// A store has found out that its disk lost what was promised: it stops, and nobody starts it again.
+    fn give_store_up(&mut self, store: usize, reason: &str) {
+        self.say(|| format!("store {}: stops for ever: {reason}", store + 1));
+        self.kill(store, Crash::Process);
+        self.stores[store].gone = true;
     }
 
     /// Lets a worker look at its inbox soon.
@@ -158,6 +171,9 @@ impl World {
                 let store_id = self.stores[store].id;
                 self.directory.report(region, store_id, report.term);
             }
+            Effect::LostLog { region_id, last, promised } if self.stores[store].tampered => {
+                self.give_store_up(store, &format!("region {region_id} ends at {last}, promised was {promised}"));
+            }
             Effect::LostLog { region_id, last, promised } => {
                 self.broken(format!(
                     "a log keeps what was promised: region {region_id} on store {} ends at {last}, promised was {promised}",
@@ -190,6 +206,7 @@ impl World {
                 raft.commit,
             ]);
             self.say(|| describe(from, to, message));
+            self.note_message(store, worker, message);
             self.network.hoard(from, to, message, &mut self.rng);
         }
         let arrivals = self.network.arrivals_us(from, to, &self.knobs, &mut self.rng);
@@ -236,12 +253,16 @@ impl World {
 
     /// The log writer writes all that waits, and asks for it to be synced.
     pub(crate) fn write_log(&mut self, store: usize) {
-        let owner = &mut self.stores[store];
         let mut batches = Vec::new();
-        for batch in owner.log.drain(..) {
-            owner.disk.borrow_mut().write(batch.write);
+        for batch in std::mem::take(&mut self.stores[store].log) {
+            self.note_log(store, &batch.write);
+            self.stores[store].disk.borrow_mut().write(batch.write);
             batches.push((batch.worker, batch.batch));
+            if self.stops_with_its_disk(store) {
+                return;
+            }
         }
+        let owner = &self.stores[store];
         let writes = owner.disk.borrow().taken();
         let life = owner.life;
         let after = self.rng.within(self.knobs.sync_us);
@@ -250,8 +271,15 @@ impl World {
 
     pub(crate) fn log_synced(&mut self, store: usize, writes: u64, batches: Vec<(usize, u64)>) {
         let owner = &mut self.stores[store];
+        if owner.stalled_until_us > self.now_us {
+            let (at_us, life) = (owner.stalled_until_us, owner.life);
+            return self.schedule_at(at_us, Action::LogSynced { store, life, writes, batches });
+        }
         owner.logging = false;
-        owner.disk.borrow_mut().sync_to(writes);
+        owner.disk.borrow_mut().sync_log(writes);
+        if self.stops_with_its_disk(store) {
+            return;
+        }
         self.note_durable(store);
         for worker in 0..self.knobs.workers {
             if let Some((_, batch)) = batches.iter().rfind(|(of, _)| *of == worker) {
@@ -283,6 +311,10 @@ impl World {
         owner.disk.borrow_mut().set_fuse(fuse);
         let mut disk = owner.disk.clone();
         let output = owner.lanes[worker].applier.apply(&mut disk, tasks);
+        if self.stops_with_its_disk(store) {
+            return;
+        }
+        let owner = &mut self.stores[store];
         if disk.borrow().is_frozen() {
             let power = owner.fuse.is_some_and(|(_, power)| power);
             self.say(|| format!("store {}: crashes while applying", store + 1));

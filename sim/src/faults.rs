@@ -1,8 +1,157 @@
-//! What goes wrong: crashes, cuts, frozen stores, messages of long ago.
+//! What goes wrong: crashes, cuts, frozen stores, messages of long ago, disks that fail, stall, fill up or forget, clocks that jump.
+//!
+//! Every kind has its own stream of chance and counts its faults, so that leaving one out moves none of the others: see `minimise`.
 
-use crate::world::{Action, Crash, World};
+use std::collections::BTreeMap;
+
+use crate::{
+    disk::Copy,
+    knobs::Knobs,
+    rng::Rng,
+    world::{Action, Crash, World},
+};
+
+/// What happens by itself, again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// A store crashes, or all do.
+    Crash,
+    /// Links are cut.
+    Cut,
+    /// A store freezes.
+    Pause,
+    /// An old message comes again.
+    Replay,
+    /// A disk refuses to write or to sync.
+    DiskError,
+    /// A disk does not sync for a while.
+    DiskStall,
+    /// A disk is full for a while.
+    DiskFull,
+    /// A clock jumps ahead.
+    ClockJump,
+    /// A disk is replaced by an old copy of itself.
+    OldCopy,
+    /// No fault, but it comes the same way: the administrator does something.
+    Admin,
+}
+
+impl Fault {
+    /// All kinds.
+    pub const ALL: [Fault; 10] = [
+        Fault::Crash,
+        Fault::Cut,
+        Fault::Pause,
+        Fault::Replay,
+        Fault::DiskError,
+        Fault::DiskStall,
+        Fault::DiskFull,
+        Fault::ClockJump,
+        Fault::OldCopy,
+        Fault::Admin,
+    ];
+
+    /// As the command line has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Fault::Crash => "crash",
+            Fault::Cut => "cut",
+            Fault::Pause => "pause",
+            Fault::Replay => "replay",
+            Fault::DiskError => "disk-error",
+            Fault::DiskStall => "disk-stall",
+            Fault::DiskFull => "disk-full",
+            Fault::ClockJump => "clock-jump",
+            Fault::OldCopy => "old-copy",
+            Fault::Admin => "admin",
+        }
+    }
+
+    /// The knob that says how often it comes.
+    pub fn every_ms(self, knobs: &mut Knobs) -> &mut u64 {
+        match self {
+            Fault::Crash => &mut knobs.crash_every_ms,
+            Fault::Cut => &mut knobs.cut_every_ms,
+            Fault::Pause => &mut knobs.pause_every_ms,
+            Fault::Replay => &mut knobs.replay_every_ms,
+            Fault::DiskError => &mut knobs.disk_error_every_ms,
+            Fault::DiskStall => &mut knobs.disk_stall_every_ms,
+            Fault::DiskFull => &mut knobs.disk_full_every_ms,
+            Fault::ClockJump => &mut knobs.clock_jump_every_ms,
+            Fault::OldCopy => &mut knobs.old_copy_every_ms,
+            Fault::Admin => &mut knobs.admin_every_ms,
+        }
+    }
+}
+
+/// See the module.
+pub(crate) struct Faults {
+    streams: BTreeMap<Fault, (Rng, u32)>,
+    /// What has happened: kind, number, when.
+    pub happened: Vec<(Fault, u32, u64)>,
+    /// The copy of a disk that will be put back.
+    copy: Option<(usize, Copy)>,
+}
+
+impl Faults {
+    pub fn new(seed: u64) -> Faults {
+        let streams = Fault::ALL.into_iter().map(|fault| (fault, (Rng::new(seed ^ ((fault as u64 + 1) << 40)), 0)));
+        Faults { streams: streams.collect(), happened: Vec::new(), copy: None }
+    }
+
+    fn rng(&mut self, fault: Fault) -> &mut Rng {
+        &mut self.streams.get_mut(&fault).expect("every kind has a stream").0
+    }
+}
+
+/// How long a store stays away before it comes back with an old copy: until the others have a leader and all that was committed.
+const OLD_COPY_DOWN_US: u64 = 6_000_000;
 
 impl World {
+    pub(crate) fn begin_faults(&mut self) {
+        for fault in Fault::ALL {
+            self.schedule_fault(fault);
+        }
+    }
+
+    fn schedule_fault(&mut self, fault: Fault) {
+        let every_ms = *fault.every_ms(&mut self.knobs);
+        if every_ms > 0 && !self.ended {
+            let after = Knobs::next_after_us(every_ms, self.faults.rng(fault));
+            self.schedule(after, Action::Fault(fault));
+        }
+    }
+
+    /// The next of a kind happens, unless it is left out.
+    pub(crate) fn fault(&mut self, fault: Fault) {
+        if self.ended {
+            return;
+        }
+        self.schedule_fault(fault);
+        let (stream, count) = self.faults.streams.get_mut(&fault).expect("every kind has a stream");
+        let number = *count;
+        *count += 1;
+        // A stream of its own for each one: what it is does not depend on whether those before it took place.
+        let mut rng = Rng::new(stream.next());
+        if self.knobs.skip.contains(&(fault, number)) {
+            return;
+        }
+        self.faults.happened.push((fault, number, self.now_us));
+        self.say(|| format!("fault {}:{number}", fault.name()));
+        match fault {
+            Fault::Crash => self.crash_somewhere(&mut rng),
+            Fault::Cut => self.cut_somewhere(&mut rng),
+            Fault::Pause => self.pause_somewhere(&mut rng),
+            Fault::Replay => self.replay_something(&mut rng),
+            Fault::DiskError => self.fail_a_disk(&mut rng),
+            Fault::DiskStall => self.stall_a_disk(&mut rng),
+            Fault::DiskFull => self.fill_a_disk(&mut rng),
+            Fault::ClockJump => self.let_a_clock_jump(&mut rng),
+            Fault::OldCopy => self.put_an_old_copy_back(&mut rng),
+            Fault::Admin => self.administer(&mut rng),
+        }
+    }
+
     /// Crashes a store now.
     pub fn crash(&mut self, store: usize, crash: Crash) {
         if self.stores[store].up || self.stores[store].disk.borrow().is_frozen() {
@@ -10,6 +159,16 @@ impl World {
             let after = self.rng.within(self.knobs.down_ms) * 1000;
             self.schedule(after, Action::Restart { store });
         }
+    }
+
+    /// If the disk of a store has failed, the store stops: what was not synced is lost, as a failed sync may have dropped it.
+    pub(crate) fn stops_with_its_disk(&mut self, store: usize) -> bool {
+        let failed = self.stores[store].disk.borrow().has_failed();
+        if failed {
+            self.say(|| format!("store {}: its disk fails", store + 1));
+            self.crash(store, Crash::Power);
+        }
+        failed
     }
 
     /// Crashes a store; it stays down until it is started.
@@ -30,13 +189,13 @@ impl World {
         self.start(store);
     }
 
-    pub(crate) fn crash_somewhere(&mut self) {
-        if self.ended {
-            return;
-        }
-        self.schedule_next(self.knobs.crash_every_ms, Action::Crash);
-        let all = self.rng.chance(self.knobs.crash_all);
-        let power = self.rng.chance(self.knobs.power_cuts);
+    fn some_store(&self, rng: &mut Rng) -> usize {
+        rng.below(self.stores.len() as u64) as usize
+    }
+
+    fn crash_somewhere(&mut self, rng: &mut Rng) {
+        let all = rng.chance(self.knobs.crash_all);
+        let power = rng.chance(self.knobs.power_cuts);
         let crash = if power { Crash::Power } else { Crash::Process };
         if all {
             for store in 0..self.stores.len() {
@@ -44,61 +203,63 @@ impl World {
             }
             return;
         }
-        let store = self.rng.below(self.stores.len() as u64) as usize;
+        let store = self.some_store(rng);
+        let (at_once, later) = (rng.chance(400), rng.pick(&[4, 8, 30]));
+        let fuse = rng.below(later) as u32;
         if !self.stores[store].up {
             return;
         }
-        if self.rng.chance(500) {
+        if at_once {
             self.crash(store, crash);
         } else {
-            // Between two effects, or between two writes of the applier.
-            self.stores[store].fuse = Some((self.rng.below(8) as u32, power));
+            // Between two effects, or between two changes of the disk within a run of the applier.
+            self.stores[store].fuse = Some((fuse, power));
         }
     }
 
-    pub(crate) fn cut_somewhere(&mut self) {
-        if self.ended {
-            return;
-        }
-        self.schedule_next(self.knobs.cut_every_ms, Action::Cut);
+    fn cut_somewhere(&mut self, rng: &mut Rng) {
         let stores = self.stores.len() as u64;
-        let one = self.rng.below(stores) + 1;
-        let other = (one + self.rng.below(stores - 1)) % stores + 1;
+        let one = rng.below(stores) + 1;
+        let other = (one + rng.below(stores - 1)) % stores + 1;
         let mut pairs = Vec::new();
-        match self.rng.below(4) {
+        match rng.below(5) {
             0 => pairs.push((one, other)),
             1 => pairs.extend([(one, other), (other, one)]),
             2 => pairs.extend((1..=stores).flat_map(|to| [(one, to), (to, one)])),
-            _ if self.rng.chance(500) => pairs.extend((1..=stores).map(|to| (one, to))),
-            _ => pairs.extend((1..=stores).map(|from| (from, one))),
+            3 if rng.chance(500) => pairs.extend((1..=stores).map(|to| (one, to))),
+            3 => pairs.extend((1..=stores).map(|from| (from, one))),
+            _ => {
+                // Two halves that do not hear each other.
+                let side: Vec<bool> = (0..stores).map(|_| rng.chance(500)).collect();
+                let apart = |from: u64, to: u64| side[from as usize - 1] != side[to as usize - 1];
+                let all = (1..=stores).flat_map(|from| (1..=stores).map(move |to| (from, to)));
+                pairs.extend(all.filter(|(from, to)| apart(*from, *to)));
+            }
         }
-        let until = self.now_us + self.rng.within(self.knobs.cut_ms) * 1000;
+        // All mend at once, or one by one.
+        let swizzle = rng.chance(300);
+        let mut until = self.now_us + rng.within(self.knobs.cut_ms) * 1000;
         self.say(|| format!("cut: {pairs:?}"));
         for (from, to) in pairs.into_iter().filter(|(from, to)| from != to) {
             self.trace.note(&[3, from, to, until]);
             self.network.cut(from, to);
             self.schedule_at(until, Action::Mend { from, to });
+            if swizzle {
+                until = self.now_us + rng.within(self.knobs.cut_ms) * 1000;
+            }
         }
     }
 
-    pub(crate) fn pause_somewhere(&mut self) {
-        if self.ended {
-            return;
-        }
-        self.schedule_next(self.knobs.pause_every_ms, Action::Pause);
-        let store = self.rng.below(self.stores.len() as u64) as usize;
-        let until = self.now_us + self.rng.within(self.knobs.pause_ms) * 1000;
+    fn pause_somewhere(&mut self, rng: &mut Rng) {
+        let store = self.some_store(rng);
+        let until = self.now_us + rng.within(self.knobs.pause_ms) * 1000;
         self.say(|| format!("store {}: freezes until {until}", store + 1));
         self.trace.note(&[4, store as u64, until]);
         self.stores[store].frozen_until_us = until;
     }
 
-    pub(crate) fn replay_something(&mut self) {
-        if self.ended {
-            return;
-        }
-        self.schedule_next(self.knobs.replay_every_ms, Action::Replay);
-        if let Some((from, to, message)) = self.network.replay(&mut self.rng)
+    fn replay_something(&mut self, rng: &mut Rng) {
+        if let Some((from, to, message)) = self.network.replay(rng)
             && !self.network.is_cut(from, to)
         {
             self.say(|| format!("replay: {from} -> {to}: region {}", message.region_id));
@@ -106,15 +267,93 @@ impl World {
         }
     }
 
-    /// No more faults; everything runs.
+    /// One of the next changes of a disk fails, and all after it: the store must stop.
+    fn fail_a_disk(&mut self, rng: &mut Rng) {
+        let store = self.some_store(rng);
+        let after = rng.below(6) as u32;
+        if self.stores[store].up {
+            self.trace.note(&[5, store as u64, u64::from(after)]);
+            self.stores[store].disk.borrow_mut().fail_after(Some(after));
+        }
+    }
+
+    fn stall_a_disk(&mut self, rng: &mut Rng) {
+        let store = self.some_store(rng);
+        let until = self.now_us + rng.within(self.knobs.disk_stall_ms) * 1000;
+        self.say(|| format!("store {}: its disk syncs nothing until {until}", store + 1));
+        self.trace.note(&[6, store as u64, until]);
+        self.stores[store].stalled_until_us = until;
+    }
+
+    /// A store whose disk is full stops, and tries again until there is room.
+    fn fill_a_disk(&mut self, rng: &mut Rng) {
+        let store = self.some_store(rng);
+        let until = self.now_us + rng.within(self.knobs.disk_full_ms) * 1000;
+        self.say(|| format!("store {}: its disk is full until {until}", store + 1));
+        self.trace.note(&[7, store as u64, until]);
+        self.stores[store].full_until_us = until;
+        if self.stores[store].up {
+            self.stores[store].disk.borrow_mut().fail_after(Some(0));
+        }
+    }
+
+    fn let_a_clock_jump(&mut self, rng: &mut Rng) {
+        let store = self.some_store(rng);
+        let by_ms = rng.within(self.knobs.clock_jump_ms);
+        self.say(|| format!("store {}: its clock jumps by {by_ms} ms", store + 1));
+        self.trace.note(&[8, store as u64, by_ms]);
+        self.stores[store].clock.0 += by_ms;
+        if self.stores[store].up {
+            for worker in 0..self.knobs.workers {
+                self.wake(store, worker);
+            }
+        }
+    }
+
+    /// First a copy of a store's disk is taken; the next time it is put back. Always the same store: Raft rests on a quorum that
+    /// remembers. It stays away until the others have all that was committed; see `docs/simulation.md` for why that is needed.
+    fn put_an_old_copy_back(&mut self, rng: &mut Rng) {
+        let Some((store, copy)) = self.faults.copy.take() else {
+            let store = self.stores.iter().position(|store| store.tampered).unwrap_or_else(|| self.some_store(rng));
+            let copy = self.stores[store].disk.borrow().copy();
+            self.faults.copy = Some((store, copy));
+            return;
+        };
+        if self.stores[store].gone {
+            return;
+        }
+        if self.stores[store].up {
+            self.kill(store, Crash::Process);
+        }
+        self.say(|| format!("store {}: its disk becomes an old copy", store + 1));
+        self.trace.note(&[9, store as u64]);
+        self.tamper(store, copy);
+        self.schedule(OLD_COPY_DOWN_US, Action::Restart { store });
+    }
+
+    /// Puts an old copy of its disk into a store that is down.
+    pub fn tamper(&mut self, store: usize, copy: Copy) {
+        assert!(!self.stores[store].up, "a disk is changed only while nobody uses it");
+        self.stores[store].tampered = true;
+        self.stores[store].disk.borrow_mut().put_back(copy);
+        self.laws.forgotten(store);
+    }
+
+    /// No more faults; everything runs that can.
     pub fn heal(&mut self) {
         self.ended = true;
         self.network.healed = true;
         self.network.mend_all();
         self.say(|| "heal".to_owned());
         for store in 0..self.stores.len() {
-            self.stores[store].fuse = None;
-            self.stores[store].frozen_until_us = 0;
+            let owner = &mut self.stores[store];
+            owner.fuse = None;
+            owner.frozen_until_us = 0;
+            owner.stalled_until_us = 0;
+            owner.full_until_us = 0;
+            if !owner.disk.borrow().has_failed() {
+                owner.disk.borrow_mut().fail_after(None);
+            }
             self.start(store);
         }
     }

@@ -3,20 +3,21 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use flotilla_proto::store::{PeerStatus, Region};
+use flotilla_proto::store::{PeerRole, PeerStatus, Region};
 use flotilla_raftstore::{RequestId, Target};
 
 use crate::{
     client::{Answer, Owner, Request, Wish},
-    knobs::Knobs,
+    faults::Fault,
+    knobs::{Forever, Knobs},
     linear,
     store::{apply_state, region_hash},
     trace::Trace,
-    world::World,
+    world::{Crash, World},
 };
 
 /// After everything was healed, all is well within this time.
-pub const RECOVERY_MS: u64 = 30_000;
+pub const RECOVERY_MS: u64 = 20_000;
 const STEP_MS: u64 = 100;
 
 /// How a run went.
@@ -30,14 +31,28 @@ pub struct Outcome {
     pub last_lines: Vec<String>,
     /// Figures for people.
     pub summary: String,
+    /// The faults that took place: kind, number, and when in microseconds.
+    pub happened: Vec<(Fault, u32, u64)>,
+    /// Things that happened in all, and for how long they went on.
+    pub steps: u64,
+    /// See `steps`.
+    pub simulated_us: u64,
 }
 
-/// A probe of one region: a write, then a read of what it wrote.
+/// A probe of one region: a read, a write, and a read of what was written. The first read shows a leader that has committed nothing
+/// since it was elected, and so cannot serve one.
 struct Probe {
     value: u64,
     asked: Option<RequestId>,
-    written: bool,
-    done: bool,
+    step: Step,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Read,
+    Write,
+    ReadBack,
+    Done,
 }
 
 /// Runs a seed's world to its end. A panic of the store's code is a broken law, too.
@@ -57,6 +72,9 @@ pub fn run(knobs: &Knobs, verbose: bool, print: bool) -> Outcome {
         broken: world.verdict().map(str::to_owned),
         digest: world.trace.digest(),
         last_lines: world.trace.last_lines(),
+        happened: std::mem::take(&mut world.faults.happened),
+        steps: world.steps,
+        simulated_us: world.now_us,
         summary: format!(
             "{} events, {} entries, {ok} ok, {refused} refused, {unknown} unknown, {} regions",
             world.steps,
@@ -73,6 +91,17 @@ impl World {
             return;
         }
         self.heal();
+        self.await_health("all is well", true);
+        if self.verdict().is_none() && self.break_for_ever() {
+            self.await_health("what has a quorum serves", self.knobs.forever == Forever::Store);
+        }
+        if self.verdict().is_none() {
+            self.check_histories();
+        }
+    }
+
+    /// All regions must serve in time, and, if `equal`, their replicas must become the same.
+    fn await_health(&mut self, what: &str, equal: bool) {
         let began = self.now_us;
         let mut probes = BTreeMap::new();
         loop {
@@ -80,16 +109,61 @@ impl World {
             if self.verdict().is_some() {
                 return;
             }
-            let settled = self.serves(&mut probes).and_then(|()| self.is_equal()).and_then(|()| self.all_answered());
-            match settled {
-                Ok(()) => break,
+            let mut settled = self.serves(&mut probes);
+            if equal {
+                settled = settled.and_then(|()| self.is_equal()).and_then(|()| self.nothing_is_left_over());
+            }
+            match settled.and_then(|()| self.all_answered()) {
+                Ok(()) => return,
                 Err(reason) if self.now_us - began > RECOVERY_MS * 1000 => {
-                    return self.broken(format!("all is well {RECOVERY_MS} ms after the last fault: {reason}"));
+                    return self.broken(format!("{what} {RECOVERY_MS} ms after the last fault: {reason}"));
                 }
                 Err(_) => {}
             }
         }
-        self.check_histories();
+    }
+
+    /// Breaks something that is never mended, such that every region keeps a quorum; whether it did.
+    fn break_for_ever(&mut self) -> bool {
+        let leaders = self.leaders();
+        let spare = |store: &usize| {
+            leaders.values().all(|(region, _, _)| {
+                let voters = || region.peers.iter().filter(|peer| peer.role() == PeerRole::Voter);
+                let gone = |id: u64| id == *store as u64 + 1 || self.stores[id as usize - 1].gone;
+                voters().filter(|peer| !gone(peer.store_id)).count() > voters().count() / 2
+            })
+        };
+        let candidates: Vec<usize> = (0..self.stores.len()).filter(spare).collect();
+        if candidates.is_empty() || self.knobs.forever == Forever::Nothing {
+            return false;
+        }
+        let store = self.rng.pick(&candidates);
+        let others: Vec<usize> = (0..self.stores.len()).filter(|other| *other != store).collect();
+        let other = self.rng.pick(&others) as u64 + 1;
+        if self.knobs.forever == Forever::Store {
+            self.say(|| format!("store {}: is lost for ever", store + 1));
+            self.kill(store, Crash::Power);
+            self.stores[store].gone = true;
+        } else {
+            let (from, to) = if self.rng.chance(500) { (store as u64 + 1, other) } else { (other, store as u64 + 1) };
+            self.say(|| format!("cut for ever: {from} to {to}"));
+            self.network.cut(from, to);
+        }
+        true
+    }
+
+    /// No snapshot, reservation or request stays behind.
+    fn nothing_is_left_over(&self) -> Result<(), String> {
+        for store in self.stores.iter().filter(|store| store.up) {
+            if store.ranges.reservations() > 0 || store.disk.borrow().folders() > 0 {
+                return Err(format!("store {} still has a snapshot that came in", store.id));
+            }
+            let mut views = store.lanes.iter().flat_map(|lane| lane.worker.views());
+            if let Some(view) = views.find(|view| view.waiting) {
+                return Err(format!("requests wait at region {} on store {}", view.region.id, store.id));
+            }
+        }
+        Ok(())
     }
 
     /// Checks that the history of each key is linearizable.
@@ -142,25 +216,25 @@ impl World {
         let probe = probes.entry(region.id).or_insert_with(|| Probe {
             value: clients.fresh_value(),
             asked: None,
-            written: false,
-            done: false,
+            step: Step::Read,
         });
         if let Some(id) = probe.asked {
-            match clients.scripted.remove(&id) {
-                None => return false,
-                Some(Answer::Written(_)) => probe.written = true,
-                Some(Answer::Value(value)) if value == Some(probe.value) => probe.done = true,
-                Some(Answer::Value(_) | Answer::Commanded(_) | Answer::Refused(_) | Answer::Unknown) => {
-                    probe.written = false;
-                }
-            }
+            probe.step = match (clients.scripted.remove(&id), probe.step) {
+                (None, _) => return false,
+                (Some(Answer::Value(_)), Step::Read) => Step::Write,
+                (Some(Answer::Written(_)), Step::Write) => Step::ReadBack,
+                (Some(Answer::Value(value)), Step::ReadBack) if value == Some(probe.value) => Step::Done,
+                (Some(_), Step::Read) => Step::Read,
+                (Some(_), _) => Step::Write,
+            };
             probe.asked = None;
         }
-        if probe.done {
-            return true;
-        }
+        let wish = match probe.step {
+            Step::Read | Step::ReadBack => Wish::Get,
+            Step::Write => Wish::Put(probe.value),
+            Step::Done => return true,
+        };
         let key = [&region.start_key[..], b"\0probe"].concat();
-        let wish = if probe.written { Wish::Get } else { Wish::Put(probe.value) };
         let target = Target { region_id: region.id, epoch: region.epoch, ..Target::default() };
         probe.asked = Some(self.ask(Owner::Script, store, Request::Data { target, wishes: vec![(key.into(), wish)] }));
         false
@@ -173,7 +247,7 @@ impl World {
             let disk = self.stores[*leader].disk.borrow();
             let expected = (apply_state(disk.newest(), id), region_hash(disk.newest(), region));
             drop(disk);
-            for peer in &region.peers {
+            for peer in region.peers.iter().filter(|peer| !self.stores[peer.store_id as usize - 1].gone) {
                 let disk = self.stores[peer.store_id as usize - 1].disk.borrow();
                 let state = disk.newest().peer_state(id).unwrap_or_default();
                 let at = format!("peer {} of region {id} on store {}", peer.id, peer.store_id);
@@ -188,7 +262,7 @@ impl World {
                 }
             }
         }
-        for store in &self.stores {
+        for store in self.stores.iter().filter(|store| !store.gone) {
             for state in store.disk.borrow().newest().peer_states() {
                 let region_id = state.region.as_ref().map_or(0, |region| region.id);
                 let member = leaders.get(&region_id).is_some_and(|(region, _, _)| {

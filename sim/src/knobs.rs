@@ -1,81 +1,166 @@
 //! What a seed decides before anything happens. Printed first, so that a failure can be understood and replayed.
 
-use crate::rng::Rng;
+use std::collections::BTreeSet;
+
+use flotilla_raftstore::limits::Limits;
+
+use crate::{faults::Fault, rng::Rng};
 
 /// A span of times, both ends included.
 pub type Span = (u64, u64);
 
-/// See the module. Rates are per 1,000; an interval of 0 means never.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Knobs {
+/// What is over when the faults are over, if anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forever {
+    /// Everything is healed.
+    Nothing,
+    /// Once all is well, a store goes and never comes back.
+    Store,
+    /// Once all is well, a link between two stores dies in one direction.
+    Link,
+}
+
+macro_rules! knobs {
+    ($($(#[$doc:meta])* $name:ident: $type:ty,)*) => {
+        /// See the module. Rates are per 1,000; an interval of 0 means never.
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct Knobs {
+            $($(#[$doc])* pub $name: $type,)*
+            /// See `raftstore::limits`.
+            pub limits: Limits,
+            /// What stays broken.
+            pub forever: Forever,
+            /// Faults that are left out, by kind and number: how the minimiser drops them.
+            pub skip: BTreeSet<(Fault, u32)>,
+        }
+
+        impl Knobs {
+            /// Turns a knob by its name, as the command line does: `keys=5`, `delay_us=50..500`.
+            pub fn turn(&mut self, name: &str, value: &str) -> Result<(), String> {
+                match name {
+                    $(stringify!($name) => self.$name = Knob::parse(value)?,)*
+                    _ => return Err(format!("there is no knob {name}")),
+                }
+                Ok(())
+            }
+        }
+    };
+}
+
+trait Knob: Sized {
+    fn parse(text: &str) -> Result<Self, String>;
+}
+
+impl Knob for u64 {
+    fn parse(text: &str) -> Result<u64, String> {
+        text.parse().map_err(|error| format!("{text}: {error}"))
+    }
+}
+
+impl Knob for u32 {
+    fn parse(text: &str) -> Result<u32, String> {
+        text.parse().map_err(|error| format!("{text}: {error}"))
+    }
+}
+
+impl Knob for usize {
+    fn parse(text: &str) -> Result<usize, String> {
+        text.parse().map_err(|error| format!("{text}: {error}"))
+    }
+}
+
+impl Knob for Span {
+    fn parse(text: &str) -> Result<Span, String> {
+        let (from, to) = text.split_once("..").ok_or_else(|| format!("{text}: a span is given as from..to"))?;
+        Ok((u64::parse(from)?, u64::parse(to)?))
+    }
+}
+
+knobs! {
     /// Everything follows from it.
-    pub seed: u64,
+    seed: u64,
     /// Stores.
-    pub stores: usize,
+    stores: usize,
     /// Workers of each store.
-    pub workers: usize,
+    workers: usize,
     /// Voters of each region at the start.
-    pub replicas: usize,
+    replicas: usize,
     /// Regions at the start.
-    pub regions: usize,
+    regions: usize,
     /// The administrator does not split beyond this.
-    pub regions_max: usize,
+    regions_max: usize,
     /// How long the faults and the clients last.
-    pub run_ms: u64,
+    run_ms: u64,
     /// Length of a tick.
-    pub tick_ms: u64,
+    tick_ms: u64,
     /// See `raftstore::Settings`.
-    pub election_ticks: u32,
+    election_ticks: u32,
     /// See `raftstore::Settings`.
-    pub heartbeat_ticks: u32,
+    heartbeat_ticks: u32,
     /// Clients.
-    pub clients: usize,
+    clients: usize,
     /// Keys that they use.
-    pub keys: u64,
+    keys: u64,
     /// A client rests between two operations.
-    pub think_us: Span,
+    think_us: Span,
     /// A client waits no longer for an answer.
-    pub patience_ms: u64,
+    patience_ms: u64,
     /// One way between two stores, or a client and a store.
-    pub delay_us: Span,
+    delay_us: Span,
     /// Frames lost.
-    pub loss: u64,
+    loss: u64,
     /// Frames that arrive twice.
-    pub duplicates: u64,
+    duplicates: u64,
     /// Frames that take many times longer.
-    pub stragglers: u64,
+    stragglers: u64,
     /// From a log batch to its being durable.
-    pub sync_us: Span,
+    sync_us: Span,
     /// From a task to its being applied.
-    pub apply_us: Span,
+    apply_us: Span,
     /// From an event to the worker's looking at it.
-    pub wake_us: Span,
+    wake_us: Span,
     /// From the wish for a snapshot to its being read, and again to its arrival.
-    pub snapshot_ms: Span,
+    snapshot_ms: Span,
     /// Snapshots lost under way.
-    pub snapshot_loss: u64,
+    snapshot_loss: u64,
     /// Clocks run up to this many millionths too fast or too slow.
-    pub drift_ppm: u64,
+    drift_ppm: u64,
     /// A store crashes about this often.
-    pub crash_every_ms: u64,
+    crash_every_ms: u64,
     /// Of these, so many are power cuts.
-    pub power_cuts: u64,
+    power_cuts: u64,
     /// Of these, so many hit all stores at once.
-    pub crash_all: u64,
+    crash_all: u64,
     /// A crashed store stays down so long.
-    pub down_ms: Span,
+    down_ms: Span,
     /// Links are cut about this often.
-    pub cut_every_ms: u64,
+    cut_every_ms: u64,
     /// And for so long.
-    pub cut_ms: Span,
+    cut_ms: Span,
     /// A store freezes about this often.
-    pub pause_every_ms: u64,
+    pause_every_ms: u64,
     /// And for so long.
-    pub pause_ms: Span,
+    pause_ms: Span,
     /// An old message is delivered again about this often.
-    pub replay_every_ms: u64,
+    replay_every_ms: u64,
+    /// A disk refuses to write or to sync about this often.
+    disk_error_every_ms: u64,
+    /// A disk stops syncing for a while about this often.
+    disk_stall_every_ms: u64,
+    /// And for so long.
+    disk_stall_ms: Span,
+    /// A disk fills up about this often.
+    disk_full_every_ms: u64,
+    /// And stays full for so long.
+    disk_full_ms: Span,
+    /// A clock jumps about this often.
+    clock_jump_every_ms: u64,
+    /// So far ahead.
+    clock_jump_ms: Span,
+    /// A store gets back an old copy of its disk about this often. Only in seeds without other faults: see `docs/simulation.md`.
+    old_copy_every_ms: u64,
     /// The administrator does something about this often.
-    pub admin_every_ms: u64,
+    admin_every_ms: u64,
 }
 
 impl Knobs {
@@ -115,7 +200,33 @@ impl Knobs {
             pause_every_ms: 0,
             pause_ms: (50, 3_000),
             replay_every_ms: 0,
+            disk_error_every_ms: 0,
+            disk_stall_every_ms: 0,
+            disk_stall_ms: (100, 3_000),
+            disk_full_every_ms: 0,
+            disk_full_ms: (500, 5_000),
+            clock_jump_every_ms: 0,
+            clock_jump_ms: (1, 20_000),
+            old_copy_every_ms: 0,
             admin_every_ms: 0,
+            limits: Limits::default(),
+            forever: Forever::Nothing,
+            skip: BTreeSet::new(),
+        }
+    }
+
+    /// Five stores with 64 regions under a steady load and no faults: what the speed is measured with.
+    pub fn large(seed: u64) -> Knobs {
+        Knobs {
+            stores: 5,
+            regions: 64,
+            regions_max: 64,
+            keys: 96,
+            clients: 16,
+            run_ms: 60_000,
+            think_us: (10_000, 90_000),
+            tick_ms: 100,
+            ..Knobs::calm(seed)
         }
     }
 
@@ -123,11 +234,11 @@ impl Knobs {
     pub fn random(seed: u64) -> Knobs {
         let mut rng = Rng::new(seed ^ 0x6b6e_6f62);
         let rng = &mut rng;
-        let stores = rng.within((3, 5)) as usize;
+        let stores = rng.pick(&[3, 3, 3, 4, 4, 5, 5, 6, 7]);
         let mut knobs = Knobs {
             stores,
             workers: rng.within((1, 2)) as usize,
-            replicas: if rng.chance(850) { 3 } else { 1 },
+            replicas: if rng.chance(100) { 1 } else { rng.pick(&[3, 3, 3, 5]).min((stores - 1) / 2 * 2 + 1) },
             regions: rng.within((1, 5)) as usize,
             regions_max: rng.within((4, 12)) as usize,
             run_ms: 20_000,
@@ -144,9 +255,15 @@ impl Knobs {
             wake_us: (1, rng.pick(&[10, 200, 3_000])),
             snapshot_ms: (1, rng.pick(&[5, 50, 500])),
             admin_every_ms: rng.pick(&[0, 100, 300, 1_000, 3_000]),
+            limits: random_limits(rng),
+            forever: rng.pick(&[Forever::Nothing, Forever::Nothing, Forever::Nothing, Forever::Store, Forever::Link]),
             ..Knobs::calm(seed)
         };
         if rng.chance(200) {
+            if rng.chance(300) && knobs.replicas > 1 {
+                knobs.old_copy_every_ms = 4_000;
+                knobs.admin_every_ms = 0;
+            }
             return knobs;
         }
         // Each kind of fault is on in about half of the seeds, so that every pair meets and some seeds get much done.
@@ -164,11 +281,32 @@ impl Knobs {
         knobs.pause_every_ms = rng.pick(&[0, 0, 500, 2_000]);
         knobs.pause_ms = (50, rng.pick(&[300, 3_000]).min(knobs.pause_every_ms.max(100)));
         knobs.replay_every_ms = rng.pick(&[0, 20, 200]);
+        knobs.disk_error_every_ms = rng.pick(&[0, 0, 1_000, 4_000]);
+        knobs.disk_stall_every_ms = rng.pick(&[0, 0, 1_000, 4_000]);
+        knobs.disk_stall_ms = (20, rng.pick(&[200, 1_500, 4_000]));
+        knobs.disk_full_every_ms = rng.pick(&[0, 0, 0, 5_000]);
+        knobs.clock_jump_every_ms = rng.pick(&[0, 0, 500, 3_000]);
         knobs
     }
 
     /// A span after which the next event of a kind that happens `every_ms` comes.
     pub fn next_after_us(every_ms: u64, rng: &mut Rng) -> u64 {
         rng.within((every_ms * 100, every_ms * 1_900))
+    }
+}
+
+/// In a third of the seeds those of production.
+fn random_limits(rng: &mut Rng) -> Limits {
+    if rng.chance(333) {
+        return Limits::default();
+    }
+    Limits {
+        append_bytes_max: rng.pick(&[0, 0, 200, 1 << 20]),
+        inflight_msgs_max: rng.pick(&[1, 2, 8, 256]),
+        apply_bytes_max: rng.pick(&[0, 300, 4 << 20]),
+        log_tail_entries: rng.pick(&[0, 2, 10, 100]),
+        log_cut_entries: rng.pick(&[1, 5, 50]),
+        log_lag_entries: rng.pick(&[5, 50, 20_000]),
+        cache_bytes_max: rng.pick(&[0, 500, 256 << 10]),
     }
 }

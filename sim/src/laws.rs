@@ -1,35 +1,51 @@
 //! What must hold at every moment. Each law says what it was broken by.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
 use flotilla_proto::{
-    disk::truncated_state_key,
+    disk::{Cf, WriteBatch, WriteOp, parse_log_index, truncated_state_key},
     flotilla::raft as wire_raft,
-    store::{Epoch, Peer, PeerRole, PeerState, PeerStatus, Region, RegionError, TruncatedState},
+    store::{Epoch, Peer, PeerRole, PeerState, PeerStatus, RaftMessage, Region, RegionError, TruncatedState},
 };
 use flotilla_raft::{Entry, Payload};
 use flotilla_raftstore::{
-    RequestId, Response,
-    apply::{Applied, ApplyTask},
+    PeerView, RequestId, Response, Worker,
+    apply::{Applied, ApplyTask, Change},
+    limits::FIRST_LOG_INDEX,
     recover::worker_of,
     wire,
 };
 use prost::Message as _;
 
 use crate::{
-    store::{apply_state, region_hash},
+    disk::SharedDisk,
+    store::{Store, apply_state, region_hash},
     trace::hash_bytes,
     world::World,
 };
+
+/// As `raftstore::wire` numbers them.
+const APP_RESP: u32 = 1;
+const VOTE_RESP: u32 = 3;
 
 /// Where a committed entry was first seen, and what it was.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Committed {
     term: u64,
     hash: u64,
+}
+
+/// A peer as it was after its worker's last turn.
+struct Seen {
+    peer_id: u64,
+    term: u64,
+    is_leader: bool,
+    commit: u64,
+    stable: u64,
+    region: Arc<Region>,
 }
 
 /// Everything that was seen and must not be contradicted.
@@ -40,29 +56,209 @@ pub(crate) struct Laws {
     /// (region, term) → peer.
     leaders: BTreeMap<(u64, u64), u64>,
     /// (region, index) → entry.
-    committed: BTreeMap<(u64, u64), Committed>,
+    committed: HashMap<(u64, u64), Committed>,
+    /// region → (term in which it was known to be committed → highest such index).
+    committed_in: HashMap<u64, BTreeMap<u64, u64>>,
+    /// (region, index, term) → the entry, and the term of the one before it.
+    entries: HashMap<(u64, u64, u64), (u64, Option<u64>)>,
     /// (region, index) → digest of the data after it.
-    applied: BTreeMap<(u64, u64), u64>,
+    applied: HashMap<(u64, u64), u64>,
     /// (region, version, conf_ver) → digest of the region.
     regions: BTreeMap<(u64, u64, u64), u64>,
     /// (store, region) → term and vote as they became durable.
     votes: BTreeMap<(usize, u64), (u64, u64)>,
-    /// (store, region, peer) → epoch as this life of the store had it.
-    epochs: BTreeMap<(usize, u64, u64), (u64, u64)>,
+    /// (store, region) → peers with lower ids are gone from it for ever.
+    tombstones: BTreeMap<(usize, u64), u64>,
     /// Requests whose entries were seen to be safe.
     safe: BTreeSet<RequestId>,
-    /// (store, region) → the region as its worker knew it after its last turn.
-    known: BTreeMap<(usize, u64), Arc<Region>>,
+    /// (store, region) → the peer after its worker's last turn.
+    seen: HashMap<(usize, u64), Seen>,
 }
 
 impl Laws {
     pub fn started(&mut self, store: usize) {
-        self.epochs.retain(|(of, _, _), _| *of != store);
-        self.known.retain(|(of, _), _| *of != store);
+        self.seen.retain(|(of, _), _| *of != store);
     }
 
     pub fn stopped(&mut self, store: usize) {
         self.started(store);
+    }
+
+    /// An old copy of its disk was put into the store.
+    pub fn forgotten(&mut self, store: usize) {
+        self.votes.retain(|(of, _), _| *of != store);
+        self.tombstones.retain(|(of, _), _| *of != store);
+    }
+
+    /// Looks at one peer after its worker's turn.
+    fn look(
+        &mut self,
+        stores: &[Store],
+        store: usize,
+        worker: &Worker<SharedDisk>,
+        view: &PeerView<'_>,
+    ) -> Result<(), String> {
+        let region_id = view.region.id;
+        let at = |law: &str| format!("{law}: peer {} of region {region_id} on store {}", view.peer_id, store + 1);
+        let old = self.seen.get(&(store, region_id)).filter(|old| old.peer_id == view.peer_id);
+        if let Some(old) = old
+            && (old.term, old.is_leader, old.commit, old.stable)
+                == (view.term, view.is_leader, view.commit, view.stable)
+            && old.region.epoch == view.region.epoch
+        {
+            return Ok(());
+        }
+        let (old_commit, old_stable) = old.map_or((0, 0), |old| (old.commit, old.stable));
+        let leads = view.is_leader && view.alive;
+        let led = old.is_some_and(|old| old.is_leader && old.term == view.term);
+        if leads && !led {
+            let before = *self.leaders.entry((region_id, view.term)).or_insert(view.peer_id);
+            if before != view.peer_id {
+                return Err(at(&format!("one leader per term: in term {} also peer {before}", view.term)));
+            }
+            if view.last_term != view.term {
+                return Err(at(&format!("a leader begins with an entry of its own term {}", view.term)));
+            }
+            let earlier = self.committed_in.get(&region_id);
+            let index = earlier.and_then(|terms| terms.range(..view.term).map(|(_, index)| *index).max());
+            if let Some(index) = index
+                && index > view.truncated
+                && worker.log_term(region_id, index) != self.committed.get(&(region_id, index)).map(|entry| entry.term)
+            {
+                return Err(at(&format!("a leader has all that was committed, {index} too")));
+            }
+        }
+        if !(view.truncated <= view.applied && view.applied <= view.commit && view.commit <= view.last) {
+            let (truncated, applied, commit, last) = (view.truncated, view.applied, view.commit, view.last);
+            return Err(at(&format!("truncated {truncated} <= applied {applied} <= commit {commit} <= last {last}")));
+        }
+        if view.commit > old_commit
+            && leads
+            && let Some(term) = worker.log_term(region_id, view.commit)
+        {
+            if led && term != view.term {
+                return Err(at(&format!("a leader counts only entries of its own term: {} is of {term}", view.commit)));
+            }
+            // A change of members that came in the same turn may have come after the commit.
+            let before = old.map(|old| &*old.region);
+            let durable = |region| is_durable_on_quorum(stores, region, view.commit, term);
+            if led && !durable(view.region) && !before.is_some_and(durable) {
+                return Err(at(&format!("what is committed is durable on a quorum: {} of term {term}", view.commit)));
+            }
+        }
+        if view.stable > old_stable
+            && view.alive
+            && !view.installing
+            && view.stable > view.truncated
+            && let Some(term) = worker.log_term(region_id, view.stable)
+        {
+            let disk = stores[store].disk.borrow();
+            if !holds(disk.durable(), region_id, view.stable, term) {
+                return Err(at(&format!("what a group takes for durable is so: {} of term {term}", view.stable)));
+            }
+        }
+        let epochs = (old.map_or((0, 0), |old| rank(old.region.epoch)), rank(view.region.epoch));
+        if epochs.1.0 < epochs.0.0 || epochs.1.1 < epochs.0.1 {
+            return Err(at(&format!("epochs grow: {:?} to {:?}", epochs.0, epochs.1)));
+        }
+        if view.alive && !view.installing && (epochs.0 != epochs.1 || leads != led) && !worker.members_fit(region_id) {
+            return Err(at("a region and its group have the same members"));
+        }
+        let region = match old {
+            Some(old) if old.region.epoch == view.region.epoch => old.region.clone(),
+            _ => Arc::new(view.region.clone()),
+        };
+        let PeerView { peer_id, term, is_leader, commit, stable, .. } = *view;
+        self.seen.insert((store, region_id), Seen { peer_id, term, is_leader, commit, stable, region });
+        Ok(())
+    }
+
+    /// Notes that an entry is committed.
+    fn note_committed(&mut self, region_id: u64, index: u64, seen: Committed, in_term: u64) -> Result<(), String> {
+        let first = *self.committed.entry((region_id, index)).or_insert(seen);
+        let highest = self.committed_in.entry(region_id).or_default().entry(in_term).or_default();
+        *highest = index.max(*highest);
+        if first == seen {
+            return Ok(());
+        }
+        let (before, now) = (first.term, seen.term);
+        Err(format!("what is committed never changes: region {region_id} at {index}: of term {before}, now of {now}"))
+    }
+
+    /// Two logs with the same index and term are the same up to there.
+    fn note_entries(&mut self, disk: &SharedDisk, batch: &WriteBatch) -> Result<(), String> {
+        let mut in_batch = BTreeMap::new();
+        for op in batch.ops() {
+            let WriteOp::Put { cf: Cf::Raft, key, value } = op else { continue };
+            let Some(index) = parse_log_index(key) else { continue };
+            let region_id = u64::from_be_bytes(key[1..9].try_into().expect("a log key names its region"));
+            let entry = wire_raft::Entry::decode(value.clone()).map_err(|error| error.to_string())?;
+            let before = in_batch.get(&(region_id, index - 1)).copied();
+            let before = before.or_else(|| disk.borrow().newest().log_term(region_id, index - 1));
+            in_batch.insert((region_id, index), entry.term);
+            let hash = hash_bytes(entry.kind as u64, &entry.data);
+            let first = self.entries.entry((region_id, index, entry.term)).or_insert((hash, before));
+            if first.0 != hash || (first.1.is_some() && before.is_some() && first.1 != before) {
+                let (term, other) = (entry.term, first.1);
+                return Err(format!(
+                    "logs with the same entry are the same before it: region {region_id} at {index} of term {term}: the one before \
+                     is of {before:?} and {other:?}"
+                ));
+            }
+            first.1 = first.1.or(before);
+        }
+        Ok(())
+    }
+
+    /// What may be said only when it is durable.
+    fn note_sent(&self, stores: &[Store], place: (usize, usize), message: &RaftMessage) -> Result<(), String> {
+        let (store, worker) = place;
+        let Some(raft) = &message.message else { return Ok(()) };
+        let region_id = message.region_id;
+        let (from, to) = (message.from.map_or(0, |peer| peer.id), message.to.map_or(0, |peer| peer.id));
+        let at = |law: &str| format!("{law}: peer {from} of region {region_id} on store {}", store + 1);
+        if self.tombstones.get(&(store, region_id)).is_some_and(|min| from < *min) {
+            return Err(at("a destroyed peer is silent"));
+        }
+        if raft.reject {
+            return Ok(());
+        }
+        let vote = self.votes.get(&(store, region_id)).copied().unwrap_or_default();
+        if raft.kind == VOTE_RESP && vote.0 <= raft.term && vote != (raft.term, to) {
+            return Err(at(&format!(
+                "a vote is durable before it is sent: ({}, {to}), durable is {vote:?}",
+                raft.term
+            )));
+        }
+        if raft.kind == APP_RESP && vote.0 == raft.term && raft.index > 0 {
+            let disk = stores[store].disk.borrow();
+            let durable = disk.durable();
+            let known = truncated(durable, region_id).max(FIRST_LOG_INDEX);
+            if known < raft.index && durable.log_term(region_id, raft.index).is_none() {
+                return Err(at(&format!("entries are durable before they are acknowledged: up to {}", raft.index)));
+            }
+            let leader = &stores[message.to.map_or(0, |peer| peer.store_id as usize) - 1];
+            let leader = leader.lanes.get(worker).map(|lane| &lane.worker);
+            let leads = |view: &PeerView<'_>| view.peer_id == to && view.is_leader && view.term == raft.term;
+            if let Some(leader) = leader
+                && leader.view(region_id).is_some_and(|view| leads(&view) && view.truncated < raft.index)
+                && let Some(here) = stores[store].lanes[worker].worker.log_term(region_id, raft.index)
+                && leader.log_term(region_id, raft.index) != Some(here)
+            {
+                return Err(at(&format!("what is acknowledged to a leader is in its log: {} of {here}", raft.index)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Data at an index is the same everywhere and always.
+    fn note_applied(&mut self, disk: &crate::disk::Disk, region: &Region, index: u64) -> Result<u64, String> {
+        let hash = region_hash(disk.newest(), region) ^ same_region_hash(region);
+        let first = *self.applied.entry((region.id, index)).or_insert(hash);
+        if first == hash {
+            return Ok(hash);
+        }
+        Err(format!("replicas are equal at equal index: region {} at {index}", region.id))
     }
 }
 
@@ -85,48 +281,43 @@ fn is_live(state: &PeerState) -> bool {
     matches!(state.status(), PeerStatus::Normal | PeerStatus::Installing)
 }
 
+fn truncated(maps: &crate::disk::Maps, region_id: u64) -> u64 {
+    maps.record::<TruncatedState>(&truncated_state_key(region_id)).unwrap_or_default().index
+}
+
+fn holds(maps: &crate::disk::Maps, region_id: u64, index: u64, term: u64) -> bool {
+    maps.log_term(region_id, index) == Some(term) || truncated(maps, region_id) >= index
+}
+
+/// Crashed and lost voters count with what their disks held: openraft's checker once forgot that.
+fn is_durable_on_quorum(stores: &[Store], region: &Region, index: u64, term: u64) -> bool {
+    let voters: Vec<&Peer> = region.peers.iter().filter(|peer| peer.role() == PeerRole::Voter).collect();
+    let has = |peer: &&&Peer| {
+        let store = &stores[peer.store_id as usize - 1];
+        if store.tampered {
+            return true; // It promised, and was made to forget.
+        }
+        let disk = store.disk.borrow();
+        let durable = disk.durable();
+        // A voter that has applied its own removal held it. Without it, the others' elections still need one that does.
+        let removed = || durable.peer_state(region.id).is_some_and(|state| state.min_peer_id > peer.id);
+        holds(durable, region.id, index, term) || removed()
+    };
+    voters.iter().filter(has).count() > voters.len() / 2
+}
+
 impl World {
     /// After a worker has acted.
     pub(crate) fn check_worker(&mut self, store: usize, worker: usize) {
-        let mut broken = None;
-        let laws = &mut self.laws;
-        for view in self.stores[store].lanes[worker].worker.views() {
-            let region_id = view.region.id;
-            if view.is_leader && view.alive {
-                let before = *laws.leaders.entry((region_id, view.term)).or_insert(view.peer_id);
-                if before != view.peer_id {
-                    let (term, peer) = (view.term, view.peer_id);
-                    broken = Some(format!("one leader per term: region {region_id}, term {term}: {before} and {peer}"));
-                }
-                let committed = laws.committed.range((region_id, 0)..=(region_id, u64::MAX));
-                let older = committed.rev().find(|(_, entry)| entry.term < view.term);
-                if let Some(((_, index), _)) = older
-                    && view.last < *index
-                {
-                    broken = Some(format!(
-                        "a leader has all that was committed: peer {} of region {region_id} ends at {}, not {index}",
-                        view.peer_id, view.last
-                    ));
-                }
-            }
-            if !(view.truncated <= view.applied && view.applied <= view.commit && view.commit <= view.last) {
-                broken = Some(format!(
-                    "truncated {} <= applied {} <= commit {} <= last {}: region {region_id}",
-                    view.truncated, view.applied, view.commit, view.last
-                ));
-            }
-            let known = laws.known.entry((store, region_id)).or_insert_with(|| Arc::new(view.region.clone()));
-            if known.epoch != view.region.epoch {
-                *known = Arc::new(view.region.clone());
-            }
-            let epoch = laws.epochs.entry((store, region_id, view.peer_id)).or_default();
-            let now = rank(view.region.epoch);
-            if now.0 < epoch.0 || now.1 < epoch.1 {
-                broken = Some(format!("epochs grow: region {region_id} on store {}: {epoch:?} to {now:?}", store + 1));
-            }
-            *epoch = now;
-        }
-        if let Some(law) = broken {
+        let owner = &self.stores[store].lanes[worker].worker;
+        let (laws, stores) = (&mut self.laws, &self.stores);
+        let broken = owner.views().find_map(|view| laws.look(stores, store, owner, &view).err());
+        self.must(broken.map_or(Ok(()), Err));
+    }
+
+    /// A law that says why it is broken ends the run.
+    pub(crate) fn must(&mut self, holds: Result<(), String>) {
+        if let Err(law) = holds {
             self.broken(law);
         }
     }
@@ -134,74 +325,98 @@ impl World {
     /// A worker hands committed entries to its applier.
     pub(crate) fn note_tasks(&mut self, store: usize, tasks: &[ApplyTask]) {
         for task in tasks {
-            let ApplyTask::Entries { region_id, entries, requests } = task else { continue };
-            for entry in entries {
-                let seen = Committed { term: entry.term, hash: entry_hash(entry) };
-                let first = *self.laws.committed.entry((*region_id, entry.index)).or_insert(seen);
-                self.trace.note(&[40, store as u64, *region_id, entry.index, seen.hash]);
-                if first != seen {
-                    self.broken(format!(
-                        "what is committed never changes: region {region_id} at {}: term {} before, term {} on store {}",
-                        entry.index,
-                        first.term,
-                        entry.term,
-                        store + 1
-                    ));
+            match task {
+                ApplyTask::Entries { region_id, entries, requests } => {
+                    let worker = worker_of(*region_id, self.knobs.workers);
+                    let lane = self.stores[store].lanes.get(worker);
+                    let in_term = lane.and_then(|lane| lane.worker.view(*region_id)).map(|view| view.term);
+                    for entry in entries {
+                        let seen = Committed { term: entry.term, hash: entry_hash(entry) };
+                        self.trace.note(&[40, store as u64, *region_id, entry.index, seen.hash]);
+                        let noted =
+                            self.laws.note_committed(*region_id, entry.index, seen, in_term.unwrap_or(u64::MAX));
+                        self.must(noted);
+                    }
+                    self.laws.safe.extend(requests.iter().flat_map(|(_, ids)| ids));
                 }
-            }
-            if let Some((index, _)) = requests.last() {
-                let term = entries.iter().find(|entry| entry.index == *index).map_or(0, |entry| entry.term);
-                self.check_committed(store, *region_id, *index, term);
-                self.laws.safe.extend(requests.iter().flat_map(|(_, ids)| ids));
+                ApplyTask::Install { install } => {
+                    let (region_id, at) = (install.region.id, install.applied);
+                    let known = self.laws.committed.get(&(region_id, at.index));
+                    if let Some(entry) = known.filter(|entry| entry.term != at.term) {
+                        let (index, term) = (at.index, entry.term);
+                        self.broken(format!("a snapshot holds what is committed: {region_id} at {index}, term {term}"));
+                    }
+                }
+                ApplyTask::Open { .. } | ApplyTask::Destroy { .. } => {}
             }
         }
     }
 
-    /// The leader takes an entry for committed: it must be durable on a quorum of the members that count, crashed ones included.
-    fn check_committed(&mut self, store: usize, region_id: u64, index: u64, term: u64) {
-        let worker = worker_of(region_id, self.knobs.workers);
-        let views = self.stores[store].lanes.get(worker).into_iter().flat_map(|lane| lane.worker.views());
-        let now = views.filter(|view| view.region.id == region_id).map(|view| Arc::new(view.region.clone())).next();
-        // A change of members that came in the same turn may have come after the commit.
-        let known = self.laws.known.get(&(store, region_id)).cloned();
-        let safe = now.iter().chain(&known).any(|region| self.is_durable_on_quorum(region, index, term));
-        if !safe {
-            self.broken(format!(
-                "what is committed is durable on a quorum: region {region_id} at {index}, term {term}, on store {}",
-                store + 1
-            ));
+    /// The log writer is about to write a batch.
+    pub(crate) fn note_log(&mut self, store: usize, batch: &WriteBatch) {
+        let noted = self.laws.note_entries(&self.stores[store].disk, batch);
+        self.must(noted);
+    }
+
+    /// A worker sends a message.
+    pub(crate) fn note_message(&mut self, store: usize, worker: usize, message: &RaftMessage) {
+        let noted = self.laws.note_sent(&self.stores, (store, worker), message);
+        self.must(noted);
+    }
+
+    /// A store has found its peers: what lies on its disk must be whole.
+    pub(crate) fn check_disk(&mut self, store: usize) {
+        let disk = self.stores[store].disk.clone();
+        let disk = disk.borrow();
+        let mut verdict = Ok(());
+        for state in disk.newest().peer_states() {
+            let (PeerStatus::Normal, Some(region)) = (state.status(), state.region) else { continue };
+            let applied = apply_state(disk.newest(), region.id);
+            let cut = truncated(disk.newest(), region.id);
+            let log = disk.log(region.id);
+            let gap = log.iter().zip(cut + 1..).find(|((index, _), expected)| index != expected);
+            if let Some(((index, _), expected)) = gap {
+                verdict =
+                    Err(format!("a log has no gaps: region {} has {index} in the place of {expected}", region.id));
+            }
+            if cut > applied.index || log.last().map_or(cut, |last| last.0) < applied.index {
+                verdict = Err(format!("what is applied was in the log, and only that is cut: region {}", region.id));
+            }
+            verdict = verdict.and(self.laws.note_applied(&disk, &region, applied.index).map(drop));
         }
+        drop(disk);
+        self.must(verdict.map_err(|law| format!("{law}, at the start of store {}", store + 1)));
     }
 
     /// After the applier has worked off tasks.
     pub(crate) fn check_applied(&mut self, store: usize, applied: &[Applied]) {
-        let mut broken = None;
         let disk = self.stores[store].disk.clone();
         let disk = disk.borrow();
+        let verdict = self.applied_verdict(store, &disk, applied);
+        drop(disk);
+        self.must(verdict.map_err(|law| format!("{law}, on store {}", store + 1)));
+    }
+
+    fn applied_verdict(&mut self, store: usize, disk: &crate::disk::Disk, applied: &[Applied]) -> Result<(), String> {
         let newest = disk.newest();
         let last: BTreeMap<u64, &Applied> = applied.iter().map(|applied| (applied.region_id, applied)).collect();
         for (region_id, applied) in last {
             let Some(state) = newest.peer_state(region_id) else { continue };
+            if applied.changes.iter().any(|change| matches!(change, Change::Destroyed)) {
+                self.laws.tombstones.insert((store, region_id), state.min_peer_id);
+                self.laws.seen.remove(&(store, region_id));
+            }
             let (PeerStatus::Normal, Some(region)) = (state.status(), state.region) else { continue };
             if applied.index == 0 {
                 continue;
             }
-            let hash = region_hash(newest, &region) ^ same_region_hash(&region);
+            let hash = self.laws.note_applied(disk, &region, applied.index)?;
             self.trace.note(&[41, store as u64, region_id, applied.index, hash]);
-            let first = *self.laws.applied.entry((region_id, applied.index)).or_insert(hash);
-            if first != hash {
-                broken = Some(format!(
-                    "replicas are equal at equal index: region {region_id} at {} on store {}",
-                    applied.index,
-                    store + 1
-                ));
-            }
             if apply_state(newest, region_id).index != applied.index {
-                broken = Some(format!("the apply state is written with the data: region {region_id}"));
+                return Err(format!("the apply state is written with the data: region {region_id}"));
             }
-            let truncated: TruncatedState = newest.record(&truncated_state_key(region_id)).unwrap_or_default();
-            if truncated.index > applied.index {
-                broken = Some(format!("only applied entries are cut from the log: region {region_id}"));
+            if truncated(newest, region_id) > applied.index {
+                return Err(format!("only applied entries are cut from the log: region {region_id}"));
             }
         }
         if applied.iter().any(|applied| !applied.changes.is_empty()) {
@@ -211,20 +426,15 @@ impl World {
                 let (version, conf_ver) = rank(region.epoch);
                 let hash = same_region_hash(region);
                 if *self.laws.regions.entry((region.id, version, conf_ver)).or_insert(hash) != hash {
-                    broken = Some(format!(
-                        "an epoch stands for one shape of a region: region {} at {version}, {conf_ver}",
-                        region.id
-                    ));
+                    let id = region.id;
+                    return Err(format!("an epoch stands for one shape of a region: {id} at {version}, {conf_ver}"));
                 }
             }
             if let Some((one, other)) = overlap(live) {
-                broken = Some(format!("regions on a store are disjoint: {one} and {other} on store {}", store + 1));
+                return Err(format!("regions on a store are disjoint: {one} and {other}"));
             }
         }
-        drop(disk);
-        if let Some(law) = broken {
-            self.broken(law);
-        }
+        Ok(())
     }
 
     /// A client is about to be told that its write was applied.
@@ -232,19 +442,6 @@ impl World {
         if matches!(result, Ok(Response::Written(_))) && !self.laws.safe.remove(&id) {
             self.broken(format!("only committed writes are acknowledged: request {}", id.0));
         }
-    }
-
-    fn is_durable_on_quorum(&self, region: &Region, index: u64, term: u64) -> bool {
-        let voters: Vec<&Peer> = region.peers.iter().filter(|peer| peer.role() == PeerRole::Voter).collect();
-        let holds = |peer: &&&Peer| {
-            let disk = self.stores[peer.store_id as usize - 1].disk.borrow();
-            let durable = disk.durable();
-            let truncated: TruncatedState = durable.record(&truncated_state_key(region.id)).unwrap_or_default();
-            // A voter that has applied its own removal held it. Without it, the others' elections still need one that does.
-            let removed = durable.peer_state(region.id).is_some_and(|state| state.min_peer_id > peer.id);
-            removed || truncated.index >= index || durable.log_term(region.id, index) == Some(term)
-        };
-        voters.iter().filter(holds).count() > voters.len() / 2
     }
 
     /// After something may have become durable: votes never go back.
@@ -276,9 +473,10 @@ impl World {
 
 /// Two of these regions that overlap.
 pub(crate) fn overlap(mut regions: Vec<Region>) -> Option<(u64, u64)> {
-    regions.sort_by(|one, other| one.start_key.cmp(&other.start_key));
+    regions.sort_by(|one, other| (one.space, &one.start_key).cmp(&(other.space, &other.start_key)));
     regions.windows(2).find_map(|pair| {
         let [left, right] = pair else { return None };
-        (left.end_key.is_empty() || left.end_key > right.start_key).then_some((left.id, right.id))
+        let meet = left.space == right.space && (left.end_key.is_empty() || left.end_key > right.start_key);
+        meet.then_some((left.id, right.id))
     })
 }

@@ -9,6 +9,9 @@
 //! lie, the placement driver, wiped and restored stores.
 
 pub mod admin;
+#[cfg(feature = "seeded-bugs")]
+pub mod bugs;
+pub mod campaign;
 pub mod client;
 pub mod directory;
 pub mod disk;
@@ -18,6 +21,7 @@ pub mod finale;
 pub mod knobs;
 pub mod laws;
 pub mod linear;
+pub mod minimise;
 pub mod network;
 pub mod rng;
 pub mod script;

@@ -2,8 +2,13 @@
 
 use std::{ops::Range, process::ExitCode};
 
-use clap::Parser;
-use flotilla_sim::{Knobs, run};
+use clap::{Parser, ValueEnum};
+use flotilla_sim::{
+    Knobs, campaign,
+    faults::Fault,
+    minimise::{self, Case},
+    run,
+};
 
 /// Runs the store's real logic under simulated faults.
 #[derive(Parser)]
@@ -15,12 +20,24 @@ struct Arguments {
     /// Run these seeds: first..last, without the last.
     #[arg(long, value_parser = parse_range, default_value = "0..100")]
     seeds: Range<u64>,
-    /// So many stores, whatever the seed says.
-    #[arg(long)]
-    stores: Option<usize>,
+    /// How a seed's knobs are set.
+    #[arg(long, value_enum, default_value = "random")]
+    profile: Profile,
     /// So many simulated seconds, whatever the seed says.
     #[arg(long)]
     secs: Option<u64>,
+    /// Turn a knob, whatever the seed says: stores=5, delay_us=50..500. May be repeated.
+    #[arg(long, value_name = "KNOB=VALUE")]
+    set: Vec<String>,
+    /// Leave out one fault, by kind and number as the trace names it: crash:3. May be repeated, or separated by commas.
+    #[arg(long, value_name = "KIND:NUMBER", value_delimiter = ',', value_parser = parse_fault)]
+    skip: Vec<(Fault, u32)>,
+    /// Find the shortest schedule that still breaks the seed's law.
+    #[arg(long, requires = "seed")]
+    minimise: bool,
+    /// Seeds run at the same time.
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
     /// Print everything that happens.
     #[arg(long)]
     trace: bool,
@@ -30,6 +47,34 @@ struct Arguments {
     /// Say nothing about runs in which all is well.
     #[arg(long)]
     quiet: bool,
+    /// Switch on this deliberate bug.
+    #[cfg(feature = "seeded-bugs")]
+    #[arg(long, default_value_t = 0)]
+    bug: u32,
+    /// Look for every deliberate bug in the seeds, and print a table.
+    #[cfg(feature = "seeded-bugs")]
+    #[arg(long)]
+    bugs: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Profile {
+    /// As the seed wants it.
+    Random,
+    /// Without faults.
+    Calm,
+    /// Five stores with 64 regions, without faults: for the speed.
+    Large,
+}
+
+impl Profile {
+    fn name(self) -> &'static str {
+        match self {
+            Profile::Random => "random",
+            Profile::Calm => "calm",
+            Profile::Large => "large",
+        }
+    }
 }
 
 fn parse_range(text: &str) -> Result<Range<u64>, String> {
@@ -38,43 +83,150 @@ fn parse_range(text: &str) -> Result<Range<u64>, String> {
     Ok(number(first)?..number(last)?)
 }
 
+fn parse_fault(text: &str) -> Result<(Fault, u32), String> {
+    let (kind, number) = text.split_once(':').ok_or("a fault is given as kind:number")?;
+    let kind = Fault::ALL.into_iter().find(|fault| fault.name() == kind).ok_or(format!("there is no fault {kind}"))?;
+    Ok((kind, number.parse().map_err(|error| format!("{number}: {error}"))?))
+}
+
+impl Arguments {
+    fn knobs(&self, seed: u64) -> Result<Knobs, String> {
+        let mut knobs = match self.profile {
+            Profile::Random => Knobs::random(seed),
+            Profile::Calm => Knobs::calm(seed),
+            Profile::Large => Knobs::large(seed),
+        };
+        knobs.run_ms = self.secs.map_or(knobs.run_ms, |secs| secs * 1000);
+        for setting in &self.set {
+            let (name, value) = setting.split_once('=').ok_or(format!("{setting}: a knob is turned by name=value"))?;
+            knobs.turn(name, value)?;
+        }
+        knobs.skip.extend(self.skip.iter().copied());
+        Ok(knobs)
+    }
+
+    /// What replays a seed, without what the minimiser adds.
+    fn command(&self, seed: u64) -> String {
+        let mut command = format!("flotilla-sim --seed {seed}");
+        if self.profile != Profile::Random {
+            command.push_str(&format!(" --profile {}", self.profile.name()));
+        }
+        command.extend(self.secs.map(|secs| format!(" --secs {secs}")));
+        command.extend(self.set.iter().map(|setting| format!(" --set {setting}")));
+        if !self.skip.is_empty() {
+            let skipped = self.skip.iter().map(|(fault, number)| format!("{}:{number}", fault.name()));
+            command.push_str(&format!(" --skip {}", skipped.collect::<Vec<_>>().join(",")));
+        }
+        #[cfg(feature = "seeded-bugs")]
+        if self.bug > 0 {
+            command.push_str(&format!(" --bug {}", self.bug));
+        }
+        command
+    }
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let seeds = arguments.seed.map_or(arguments.seeds.clone(), |seed| seed..seed + 1);
     std::panic::set_hook(Box::new(|_| {}));
-    let mut failures = 0;
-    for seed in seeds.clone() {
-        let mut knobs = Knobs::random(seed);
-        knobs.stores = arguments.stores.unwrap_or(knobs.stores);
-        knobs.run_ms = arguments.secs.map_or(knobs.run_ms, |secs| secs * 1000);
-        if arguments.trace || seeds.end - seeds.start == 1 {
-            println!("seed {seed}: {knobs:?}");
+    match work(&arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
         }
-        let outcome = run(&knobs, false, arguments.trace);
-        let Some(law) = outcome.broken else {
-            if !arguments.quiet {
-                println!("seed {seed}: well, digest {:016x}, {}", outcome.digest, outcome.summary);
-            }
-            continue;
-        };
-        failures += 1;
-        if arguments.keep_going {
-            let head: String = law.lines().next().unwrap_or_default().chars().take(300).collect();
-            println!("seed {seed}: BROKEN {head}");
-            continue;
-        }
-        if !arguments.trace {
-            println!("seed {seed}: {knobs:?}");
-            for line in run(&knobs, true, false).last_lines {
-                println!("{line}");
-            }
-        }
-        println!("seed {seed}: BROKEN {law}");
-        let stores = arguments.stores.map_or(String::new(), |stores| format!(" --stores {stores}"));
-        let secs = arguments.secs.map_or(String::new(), |secs| format!(" --secs {secs}"));
-        println!("again: flotilla-sim --seed {seed}{stores}{secs} --trace");
-        return ExitCode::FAILURE;
     }
-    println!("{} seeds, {failures} broken", seeds.end - seeds.start);
-    if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn work(arguments: &Arguments) -> Result<ExitCode, String> {
+    #[cfg(feature = "seeded-bugs")]
+    {
+        if arguments.bugs {
+            return Ok(flotilla_sim::bugs::print_table(arguments.seeds.clone(), arguments.threads));
+        }
+        flotilla_raft::seeded::choose(arguments.bug);
+    }
+    let Some(seed) = arguments.seed else { return run_seeds(arguments) };
+    let knobs = arguments.knobs(seed)?;
+    println!("seed {seed}, profile {}: {knobs:?}", arguments.profile.name());
+    if arguments.minimise {
+        let minimal = minimise::minimise(Case::new(knobs), |text| println!("{text}"));
+        let Some((case, law)) = minimal else {
+            println!("seed {seed}: well, there is nothing to make smaller");
+            return Ok(ExitCode::SUCCESS);
+        };
+        println!("still broken: {law}");
+        println!("faults left:");
+        for (fault, number, at_us) in &case.happened {
+            println!("  {:>6}.{:06} {}:{number}", at_us / 1_000_000, at_us % 1_000_000, fault.name());
+        }
+        println!("again: {} {} --trace", arguments.command(seed), case.arguments());
+        return Ok(ExitCode::FAILURE);
+    }
+    let began = std::time::Instant::now();
+    let outcome = run(&knobs, false, arguments.trace);
+    let (real, simulated) = (began.elapsed().as_secs_f64(), outcome.simulated_us as f64 / 1e6);
+    match outcome.broken {
+        None => {
+            println!("seed {seed}: well, digest {:016x}, {}", outcome.digest, outcome.summary);
+            println!(
+                "{simulated:.0} simulated seconds in {real:.2} s: {:.0} times real time, {:.0} events/s",
+                simulated / real,
+                outcome.steps as f64 / real
+            );
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(law) => {
+            fail(arguments, &knobs, &law);
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// Says all there is to say about a broken seed, and leaves its trace in a file.
+fn fail(arguments: &Arguments, knobs: &Knobs, law: &str) {
+    let seed = knobs.seed;
+    println!("seed {seed}, profile {}: BROKEN {law}", arguments.profile.name());
+    println!("{knobs:?}");
+    let outcome = run(knobs, true, false);
+    let path = std::env::temp_dir().join(format!("flotilla-sim-{seed}.trace"));
+    let text = format!("{knobs:?}\n{}\nBROKEN {law}\n", outcome.last_lines.join("\n"));
+    match std::fs::write(&path, text) {
+        Ok(()) => println!("the end of its trace: {}", path.display()),
+        Err(error) => println!("the trace could not be written to {}: {error}", path.display()),
+    }
+    println!("again:   {} --trace", arguments.command(seed));
+    println!("smaller: {} --minimise", arguments.command(seed));
+}
+
+fn run_seeds(arguments: &Arguments) -> Result<ExitCode, String> {
+    let mut first = None;
+    let mut broken = 0u64;
+    arguments.knobs(arguments.seeds.start)?;
+    campaign::run_all(
+        arguments.seeds.clone(),
+        arguments.threads,
+        |seed| arguments.knobs(seed).expect("the arguments fit every seed"),
+        |knobs, outcome| {
+            let seed = knobs.seed;
+            match outcome.broken {
+                None if arguments.quiet => {}
+                None => println!("seed {seed}: well, digest {:016x}, {}", outcome.digest, outcome.summary),
+                Some(law) => {
+                    broken += 1;
+                    let head: String = law.lines().next().unwrap_or_default().chars().take(300).collect();
+                    println!("seed {seed}: BROKEN {head}");
+                    first.get_or_insert((knobs, law));
+                }
+            }
+            arguments.keep_going || broken == 0
+        },
+    );
+    if let Some((knobs, law)) = &first
+        && !arguments.keep_going
+    {
+        fail(arguments, knobs, law);
+        return Ok(ExitCode::FAILURE);
+    }
+    println!("{} seeds, {broken} broken", arguments.seeds.end - arguments.seeds.start);
+    Ok(if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -102,6 +102,7 @@ impl World {
         let owner = &mut self.stores[store];
         flotilla_raftstore::disk::ApplyDisk::discard(&mut owner.disk, dir);
         owner.ranges.release(region_id);
+        self.stops_with_its_disk(store);
     }
 }
 

@@ -69,6 +69,14 @@ pub struct Store {
     pub fuse: Option<(u32, bool)>,
     /// Crash after so many changes of the disk within the applier's next snapshot: for scenarios.
     pub apply_fuse: Option<u32>,
+    /// Syncs end no earlier than this.
+    pub stalled_until_us: u64,
+    /// Nothing can be written before this.
+    pub full_until_us: u64,
+    /// It has had an old copy of its disk: what it then promised, it may have forgotten.
+    pub tampered: bool,
+    /// It has found that its disk lost what it promised, or it is lost for ever: nobody starts it again.
+    pub gone: bool,
     /// The clock's start and rate.
     pub clock: (u64, u64),
     snapshots: u64,
@@ -89,6 +97,10 @@ impl Store {
             frozen_until_us: 0,
             fuse: None,
             apply_fuse: None,
+            stalled_until_us: 0,
+            full_until_us: 0,
+            tampered: false,
+            gone: false,
             clock,
             snapshots: 0,
         }
@@ -146,7 +158,9 @@ impl Store {
         self.logging = false;
         self.fuse = None;
         self.apply_fuse = None;
-        self.disk.borrow_mut().set_fuse(None);
+        let mut disk = self.disk.borrow_mut();
+        disk.set_fuse(None);
+        disk.fail_after(None);
     }
 }
 

@@ -15,6 +15,7 @@ use crate::{
     client::{Answer, Clients, Request},
     directory::Directory,
     disk::Folder,
+    faults::{Fault, Faults},
     knobs::Knobs,
     laws::Laws,
     network::Network,
@@ -40,12 +41,8 @@ pub(crate) enum Action {
     Deliver { store: usize, id: RequestId, request: Box<Request> },
     Answered { id: RequestId, answer: Answer },
     GiveUp { id: RequestId },
-    Administer,
-    Crash,
-    Cut,
     Mend { from: u64, to: u64 },
-    Pause,
-    Replay,
+    Fault(Fault),
 }
 
 /// A snapshot under way.
@@ -103,6 +100,7 @@ pub struct World {
     pub(crate) laws: Laws,
     pub(crate) directory: Directory,
     pub(crate) clients: Clients,
+    pub(crate) faults: Faults,
     /// The next region or peer id.
     pub(crate) next_id: u64,
     /// Events handled so far.
@@ -137,9 +135,11 @@ impl World {
             heartbeat_ticks: knobs.heartbeat_ticks,
             election_ticks: knobs.election_ticks,
             seed: knobs.seed,
+            limits: knobs.limits,
         };
         let mut world = World {
             clients: Clients::new(&knobs),
+            faults: Faults::new(knobs.seed),
             now_us: 0,
             heap: BinaryHeap::new(),
             scheduled: 0,
@@ -200,25 +200,7 @@ impl World {
             let after = self.rng.within((1_000, 300_000));
             self.schedule(after, Action::Turn { client });
         }
-        let knobs = self.knobs.clone();
-        let activities = [
-            (knobs.admin_every_ms, Action::Administer),
-            (knobs.crash_every_ms, Action::Crash),
-            (knobs.cut_every_ms, Action::Cut),
-            (knobs.pause_every_ms, Action::Pause),
-            (knobs.replay_every_ms, Action::Replay),
-        ];
-        for (every_ms, action) in activities {
-            self.schedule_next(every_ms, action);
-        }
-    }
-
-    /// Schedules the next of a kind that happens about `every_ms`; 0: never.
-    pub(crate) fn schedule_next(&mut self, every_ms: u64, action: Action) {
-        if every_ms > 0 && !self.ended {
-            let after = Knobs::next_after_us(every_ms, &mut self.rng);
-            self.schedule(after, action);
-        }
+        self.begin_faults();
     }
 
     pub(crate) fn schedule(&mut self, after_us: u64, action: Action) {
@@ -294,12 +276,8 @@ impl World {
             Action::Deliver { store, id, request } => self.deliver_request(store, id, *request),
             Action::Answered { id, answer } => self.answered(id, answer),
             Action::GiveUp { id } => self.give_up(id),
-            Action::Administer => self.administer(),
-            Action::Crash => self.crash_somewhere(),
-            Action::Cut => self.cut_somewhere(),
             Action::Mend { from, to } => self.network.mend(from, to),
-            Action::Pause => self.pause_somewhere(),
-            Action::Replay => self.replay_something(),
+            Action::Fault(fault) => self.fault(fault),
         }
     }
 

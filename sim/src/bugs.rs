@@ -1,0 +1,73 @@
+//! The deliberate bugs, and the search for them: the proof that the laws bite.
+
+use std::{ops::Range, process::ExitCode};
+
+use flotilla_raft::seeded;
+
+use crate::{Knobs, campaign};
+
+/// A deliberate bug: its number in the list of faults to be immune to, and what it is.
+pub const BUGS: [(u32, &str); 17] = [
+    (1, "entries are acknowledged before they are durable"),
+    (2, "a vote is sent before it is durable"),
+    (3, "a new leader appends no entry of its own"),
+    (4, "entries of earlier terms are committed by counting"),
+    (5, "learners count in the quorum"),
+    (7, "members change when the entry is appended, and again while a change is pending"),
+    (8, "the applied index is written in a batch of its own"),
+    (9, "a stale append cuts off what matches behind it"),
+    (10, "an acknowledgement covers what was not compared"),
+    (11, "a log write is taken for done although its term is over"),
+    (12, "a read index without a round to a quorum"),
+    (13, "a read index before an entry of the own term is committed"),
+    (19, "a snapshot's range is cleared before the snapshot is marked"),
+    (20, "a snapshot leaves the old members in force"),
+    (21, "a destroyed peer leaves no tombstone"),
+    (22, "a split's child is written before the parent shrinks"),
+    (24, "a proposal that is still in the log is refused for certain"),
+];
+
+/// Where a bug was found.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The first seed that breaks a law.
+    pub seed: u64,
+    /// Which one.
+    pub law: String,
+}
+
+/// Looks for a bug in the random worlds of these seeds.
+pub fn find(bug: u32, seeds: Range<u64>, threads: usize) -> Option<Found> {
+    seeded::choose(bug);
+    let mut found: Option<Found> = None;
+    campaign::run_all(seeds, threads, Knobs::random, |knobs, outcome| {
+        if let Some(law) = outcome.broken {
+            let earlier = found.as_ref().is_some_and(|found| found.seed < knobs.seed);
+            if !earlier {
+                found = Some(Found { seed: knobs.seed, law });
+            }
+        }
+        found.is_none()
+    });
+    seeded::choose(0);
+    found
+}
+
+/// Looks for all of them and prints what was found; fails if one was not.
+pub fn print_table(seeds: Range<u64>, threads: usize) -> ExitCode {
+    let mut missed = 0;
+    println!("| bug | what | first seed | law that it breaks |\n|---|---|---|---|");
+    for (bug, what) in BUGS {
+        match find(bug, seeds.clone(), threads) {
+            Some(Found { seed, law }) => {
+                let law: String = law.lines().next().unwrap_or_default().chars().take(120).collect();
+                println!("| {bug} | {what} | {seed} | {law} |");
+            }
+            None => {
+                missed += 1;
+                println!("| {bug} | {what} | **not found** in {}..{} | |", seeds.start, seeds.end);
+            }
+        }
+    }
+    if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
