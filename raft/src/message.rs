@@ -170,7 +170,7 @@ impl Message {
 }
 
 /// What an entry carries.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug, PartialEq)]
 pub enum Payload {
     /// Bytes for the state machine; empty for a new leader's first entry.
     Normal(Bytes),
@@ -180,6 +180,17 @@ pub enum Payload {
     ConfChangeV2(Box<ConfChangeV2>),
 }
 
+/// Entries are copied to every follower and to storage: the common case is inlined where that happens.
+impl Clone for Payload {
+    #[inline]
+    fn clone(&self) -> Payload {
+        match self {
+            Payload::Normal(data) => Payload::Normal(data.clone()),
+            Payload::ConfChange(_) | Payload::ConfChangeV2(_) => self.clone_change(),
+        }
+    }
+}
+
 impl Default for Payload {
     fn default() -> Payload {
         Payload::Normal(Bytes::new())
@@ -187,6 +198,15 @@ impl Default for Payload {
 }
 
 impl Payload {
+    #[cold]
+    fn clone_change(&self) -> Payload {
+        match self {
+            Payload::Normal(data) => Payload::Normal(data.clone()),
+            Payload::ConfChange(change) => Payload::ConfChange(change.clone()),
+            Payload::ConfChangeV2(change) => Payload::ConfChangeV2(change.clone()),
+        }
+    }
+
     /// The size in bytes that counts against the uncommitted and in-flight limits. 0 for a new leader's empty entry
     /// and for the entry that leaves a joint configuration: neither may ever be refused.
     pub fn size(&self) -> u64 {

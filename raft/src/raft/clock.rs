@@ -9,14 +9,14 @@ use crate::storage::Storage;
 
 impl<S: Storage, O: Observer> Raft<S, O> {
     pub fn tick(&mut self) {
-        self.give_back();
         match self.role {
             Role::Leader => self.tick_leader(),
             Role::Follower | Role::Candidate | Role::PreCandidate => self.tick_election(),
         }
     }
 
-    /// Gives back the buffers that a busy time has left. What heartbeats need is kept.
+    /// Gives back the buffers that a busy time has left. What heartbeats need is kept. Looking for them costs as much as a
+    /// tick, so it is done once per heartbeat.
     fn give_back(&mut self) {
         if self.messages.is_empty() && self.messages.capacity() > self.tracker.progress.len() {
             self.messages = Vec::new();
@@ -31,7 +31,10 @@ impl<S: Storage, O: Observer> Raft<S, O> {
 
     fn tick_election(&mut self) {
         self.election_elapsed = self.election_elapsed.saturating_add(1);
-        if self.promotable() && self.election_elapsed >= self.randomized_election_timeout {
+        if self.election_elapsed == 1 {
+            self.give_back();
+        }
+        if self.election_elapsed >= self.randomized_election_timeout && self.promotable() {
             self.election_elapsed = 0;
             self.step_local(MessageType::Hup);
         }
@@ -52,6 +55,7 @@ impl<S: Storage, O: Observer> Raft<S, O> {
         }
         if self.role == Role::Leader && self.heartbeat_elapsed >= self.config.heartbeat_tick {
             self.heartbeat_elapsed = 0;
+            self.give_back();
             self.step_local(MessageType::Beat);
         }
     }
