@@ -260,32 +260,53 @@ fn peers_with_the_same_seed_rarely_time_out_together() {
 /// TestRecvMsgVote, TestRecvMsgPreVote, TestVoter.
 #[test]
 fn votes_go_to_logs_that_are_up_to_date_and_only_once() {
-    // The candidate's last index and term, whom we voted for, and whether the vote is rejected.
-    let cases = [
-        (0, 0, NONE, true),
-        (1, 0, NONE, true),
-        (2, 0, NONE, true),
-        (3, 0, NONE, true),
-        (0, 1, NONE, true),
-        (3, 1, NONE, true),
-        (0, 2, NONE, true),
-        (1, 2, NONE, true),
-        (2, 2, NONE, false),
-        (3, 2, NONE, false),
-        (2, 2, 2, false),
-        (2, 2, 3, true),
-        (3, 3, NONE, false),
-        (1, 3, NONE, false),
-    ];
+    // By the candidate's last term and index: whether the vote is rejected. Our log ends at term 2 and index 2.
+    let rejected = [[true; 4], [true; 4], [true, true, false, false], [false; 4]];
+    // Whom we voted for, and whether a vote for 2, with a good log, is rejected.
+    let voted = [(NONE, false), (2, false), (1, true), (3, true)];
     for kind in [Vote, PreVote] {
-        for (index, log_term, vote, reject) in cases {
-            let mut peer = Peer::with(config(1), voters(&[1, 2, 3]), |storage| {
+        let reject = |index: u64, log_term: u64, vote: u64, pre_campaign: bool| {
+            let config = Config { pre_vote: pre_campaign, ..config(1) };
+            let mut peer = Peer::with(config, voters(&[1, 2, 3]), |storage| {
                 storage.append(&entries(&[2, 2]));
                 storage.set_hard_state(HardState { term: 3, vote, ..HardState::default() });
             });
+            if pre_campaign {
+                peer.node.campaign();
+                assert_eq!(peer.node.role(), PreCandidate);
+                peer.drain();
+            }
             let answers = peer.deliver(Message { index, log_term, ..message(kind, 2, 1, 3) });
-            assert_eq!(answers.len(), 1);
-            assert_eq!((answers[0].reject, answers[0].term), (reject, 3), "{kind} {index} {log_term} {vote}");
+            assert_eq!((answers.len(), answers[0].term), (1, 3));
+            answers[0].reject
+        };
+        for (log_term, row) in rejected.iter().enumerate() {
+            for (index, &want) in row.iter().enumerate() {
+                assert_eq!(reject(index as u64, log_term as u64, NONE, false), want, "{kind} {log_term}/{index}");
+            }
+        }
+        for (vote, want) in voted {
+            assert_eq!(reject(3, 2, vote, false), want, "{kind}, voted for {vote}");
+        }
+        assert!(reject(3, 3, 1, true), "{kind}, to a pre-candidate that has voted");
+    }
+}
+
+/// TestRecvMsgVote, TestRecvMsgPreVote: candidates and leaders have voted for themselves.
+#[test]
+fn candidates_and_leaders_vote_for_nobody_else_in_their_term() {
+    for kind in [Vote, PreVote] {
+        for leads in [false, true] {
+            let mut peer = Peer::new(1, &[1, 2, 3]);
+            if leads {
+                peer.lead();
+            } else {
+                peer.node.campaign();
+                peer.drain();
+            }
+            let answers = peer.deliver(Message { index: 9, log_term: 1, ..message(kind, 2, 1, 1) });
+            let got: Vec<_> = answers.iter().map(|m| (m.to, m.reject, m.term)).collect();
+            assert_eq!(got, [(2, true, 1)], "{kind} {leads}");
         }
     }
 }
