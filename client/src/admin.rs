@@ -6,7 +6,7 @@ use flotilla_proto::{
     admin::{
         ChecksumRequest, ChecksumResponse, ClusterStatusRequest, ClusterStatusResponse, CreateKeyspaceRequest,
         GetRegionRequest, ListKeyspacesRequest, ListStoresRequest, LocateRequest, RegionCommandRequest,
-        admin_client::AdminClient, region_command_request::Command,
+        StoreSupportRequest, StoreSupportResponse, admin_client::AdminClient, region_command_request::Command,
     },
     placement::{Keyspace, RegionInfo, ScanRegionsRequest, Store},
     store::{Epoch, Region, Space},
@@ -99,6 +99,14 @@ impl Admin {
             Err(status) if status.code() == Code::NotFound => Ok(None),
             Err(status) => Err(Error::failed(OPERATION, format!("{address}: {}", describe(&status)))),
         }
+    }
+
+    /// Whom the store at `address` supports, and who supports it.
+    pub async fn store_support(&self, address: &str) -> Result<StoreSupportResponse> {
+        let send = async |mut client: AdminClient<Channel>| client.store_support(StoreSupportRequest {}).await;
+        self.ask(address, &send)
+            .await?
+            .map_err(|status| Error::failed("store support", format!("{address}: {}", describe(&status))))
     }
 
     /// Creates a keyspace.

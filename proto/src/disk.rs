@@ -152,6 +152,8 @@ pub const STORE_IDENT_KEY: &[u8] = &[0, 1];
 pub const ADDRESS_BOOK_KEY: &[u8] = &[0, 2];
 /// Key of the token that this store joins with.
 pub const JOIN_TOKEN_KEY: &[u8] = &[0, 3];
+/// Key of the `StoreStarts`.
+pub const STARTS_KEY: &[u8] = &[0, 4];
 
 const REGION_STATE: u8 = 1;
 const REGION_LOG: u8 = 2;

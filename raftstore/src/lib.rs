@@ -24,6 +24,7 @@ pub mod refusal;
 mod requests;
 mod round;
 mod storage;
+pub mod support;
 mod wheel;
 pub mod wire;
 mod worker;

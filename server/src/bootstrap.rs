@@ -6,10 +6,10 @@ use flotilla_engine::{Engine, EngineError};
 use flotilla_placement::Placement;
 use flotilla_proto::{
     admin::{StoreRequest, store_request, store_response},
-    disk::{ADDRESS_BOOK_KEY, Cf, JOIN_TOKEN_KEY, STORE_IDENT_KEY, WriteBatch, data_key},
+    disk::{ADDRESS_BOOK_KEY, Cf, JOIN_TOKEN_KEY, STARTS_KEY, STORE_IDENT_KEY, WriteBatch, data_key},
     memcomparable,
     placement::{JoinRequest, PlacementErrorKind, PlacementRequest, Store, placement_request, placement_response},
-    store::{AddressBook, Epoch, Peer, PeerRole, Region, Space, StoreAddress, StoreIdent},
+    store::{AddressBook, Epoch, Peer, PeerRole, Region, Space, StoreAddress, StoreIdent, StoreStarts},
 };
 use flotilla_raftstore::apply::put_initial_states;
 use flotilla_transport::{
@@ -83,6 +83,21 @@ pub fn credentials(config: &Config, is_new: bool) -> Result<Credentials, Bootstr
 pub fn ident(engine: &Engine) -> Result<Option<StoreIdent>, BootstrapError> {
     let Some(stored) = engine.get(Cf::Raft, STORE_IDENT_KEY)? else { return Ok(None) };
     StoreIdent::decode(stored).map(Some).map_err(|error| BootstrapError::Record { what: "its identity", error })
+}
+
+/// Counts this start of the store, durably, before anybody hears of it. 1: the first one.
+pub fn begin_incarnation(engine: &Engine) -> Result<u64, BootstrapError> {
+    let before = match engine.get(Cf::Raft, STARTS_KEY)? {
+        None => StoreStarts::default(),
+        Some(stored) => StoreStarts::decode(stored)
+            .map_err(|error| BootstrapError::Record { what: "the number of its starts", error })?,
+    };
+    let starts = StoreStarts { count: before.count + 1 };
+    let mut batch = WriteBatch::new();
+    batch.put_message(Cf::Raft, STARTS_KEY.to_vec(), &starts);
+    engine.write(&batch)?;
+    engine.sync()?;
+    Ok(starts.count)
 }
 
 /// The addresses of the stores as last known.

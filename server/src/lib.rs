@@ -16,6 +16,7 @@ mod entropy;
 mod fatal;
 mod heartbeat;
 mod links;
+mod liveness;
 pub mod metrics;
 pub mod node;
 pub mod services;
@@ -135,6 +136,7 @@ pub async fn run(
         None => bootstrap::join_cluster(&engine, &transport, &config).await?,
     };
 
+    let incarnation = bootstrap::begin_incarnation(&engine)?;
     let mut disk = StoreDisk { engine, snapshots: config.data_dir.join("snapshots") };
     let recovered = disk.recover()?;
     let mut ranges = Ranges::new();
@@ -151,6 +153,7 @@ pub async fn run(
         })
         .unzip();
     let (news, heard) = mpsc::unbounded_channel();
+    let (liveness, said) = channel::unbounded();
     let settings = Settings {
         store_id: ident.store_id,
         tick_ms: config.raft.tick_ms,
@@ -175,6 +178,10 @@ pub async fn run(
         snapshots_sending: Semaphore::new(config.raft.snapshots_sending_max),
         snapshots_receiving: Semaphore::new(config.raft.snapshots_receiving_max),
         counts: (0..config.raft.workers).map(|_| (AtomicUsize::new(0), AtomicUsize::new(0))).collect(),
+        liveness,
+        incarnation,
+        support: Default::default(),
+        busy: (0..=config.raft.workers).map(|_| Default::default()).collect(),
         started_secs: clock::wall_ms() / 1000,
         runtime: tokio::runtime::Handle::current(),
         config,
@@ -188,7 +195,7 @@ pub async fn run(
     let _ = slot.set(store.clone());
     let _ = node_slot.set(node.clone());
     transport.set_identity(LocalIdentity { cluster_id: ident.cluster_id, store_id: ident.store_id });
-    let threads = Threads::start(&store, &settings, recovered, receivers);
+    let threads = Threads::start(&store, &settings, recovered, receivers, said);
     let placement = tokio::spawn(driver::run(
         node.clone(),
         placement_settings(&store.config),

@@ -9,10 +9,10 @@ use flotilla_proto::{
     store::{Frame, RaftMessage, SnapshotHeader},
 };
 use flotilla_raftstore::{Event, recover::worker_of};
-use flotilla_transport::{BoxFuture, CallerId, Handler, SnapshotChunks};
+use flotilla_transport::{BoxFuture, CallerId, Handler, LIVENESS_LANE, SnapshotChunks};
 use prost::Message as _;
 
-use crate::{metrics::metrics, node::Node, snapshots, store::StoreSlot};
+use crate::{liveness, metrics::metrics, node::Node, snapshots, store::StoreSlot};
 
 /// The transport's handler. Until the store is made, nothing gets through.
 pub struct Links {
@@ -27,8 +27,15 @@ pub fn refuse(kind: PlacementErrorKind, message: impl Into<String>, leader_store
 }
 
 impl Handler for Links {
-    fn frame(&self, from_store: u64, _lane: u8, frame: Bytes) {
+    fn frame(&self, from_store: u64, lane: u8, frame: Bytes) {
         let Some(store) = self.store.get() else { return };
+        if lane == LIVENESS_LANE {
+            match liveness::message(&frame) {
+                Some(message) => drop(store.liveness.send(liveness::Mail::Said { from: from_store, message })),
+                None => tracing::warn!("store {from_store} said something on the liveness lane that cannot be decoded"),
+            }
+            return;
+        }
         metrics().frames_received.inc();
         let bytes = frame.len();
         let Ok(frame) = Frame::decode(frame) else {

@@ -42,18 +42,18 @@ pub struct Metrics {
     pub loop_seconds: Histogram,
     /// What was proposed.
     pub proposals: Proposals,
-    /// Writes that shared one proposed entry.
-    pub writes_per_entry: Histogram,
     /// Requests that a region refused, by reason. See [`Metrics::count_region_error`].
     region_errors: IntCounterVec,
-    /// Elections that this store's peers began.
-    pub elections: IntCounter,
     /// Times that a peer on this store became leader.
     pub leader_changes: IntCounter,
     /// Regions on this store, by [`Role`].
     regions: IntGaugeVec,
-    /// Bytes that wait, by queue.
-    queue_bytes: IntGaugeVec,
+    /// Bytes of requests and frames that no raft worker took yet.
+    pub inbox_bytes: IntGauge,
+
+    // ---- Support between stores ----
+    /// Messages of it.
+    pub support: SupportMetrics,
 
     // ---- Log writer ----
     /// Writes of the log, each of them with one fsync at most.
@@ -74,8 +74,6 @@ pub struct Metrics {
     pub entries_applied: IntCounter,
     /// Applying one batch.
     pub apply_seconds: Histogram,
-    /// From the handing over of a batch to the beginning of its application.
-    pub apply_wait_seconds: Histogram,
 
     // ---- Between stores ----
     /// Frames sent to other stores.
@@ -108,8 +106,18 @@ pub struct Proposals {
     pub transfer_leader: IntCounter,
     /// Reads that asked a quorum.
     pub read_index: IntCounter,
-    /// Reads under a lease.
-    pub local_read: IntCounter,
+}
+
+/// Support between stores, by what happened.
+pub struct SupportMetrics {
+    /// Questions sent.
+    pub asked: IntCounter,
+    /// Answers sent.
+    pub given: IntCounter,
+    /// Answers that came in.
+    pub held: IntCounter,
+    /// Support that this store gave and that ended.
+    pub ended: IntCounter,
 }
 
 /// How a store takes part in a region, for counting.
@@ -119,21 +127,6 @@ pub enum Role {
     Region,
     /// A leader.
     Leader,
-    /// A peer that sleeps.
-    Dormant,
-}
-
-/// What waits in a queue whose bytes are bounded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Queue {
-    /// Requests that no raft worker took yet.
-    Inbox,
-    /// Log batches that are not durable yet.
-    Log,
-    /// Entries that are not applied yet.
-    Apply,
-    /// Frames that are not sent yet.
-    Frames,
 }
 
 /// What happened to a snapshot.
@@ -158,6 +151,8 @@ impl Metrics {
         register(&registry, prometheus::process_collector::ProcessCollector::for_self());
         let make = Make { registry: &registry };
         let proposals = make.counters("tikv_raftstore_proposal_total", "Proposals and reads by kind", "type");
+        let support = make.counters("flotilla_support_total", "Support between stores, by what happened", "event");
+        let supported = |event| support.with_label_values(&[event]);
         let proposal = |kind| proposals.with_label_values(&[kind]);
         Metrics {
             grpc_seconds: make.histograms("tikv_grpc_msg_duration_seconds", "Time to answer a request", "type"),
@@ -179,15 +174,19 @@ impl Metrics {
                 split: proposal("split"),
                 transfer_leader: proposal("transfer_leader"),
                 read_index: proposal("read_index"),
-                local_read: proposal("local_read"),
             },
-            writes_per_entry: make.sizes("flotilla_writes_per_entry", "Writes that shared one proposed entry"),
             region_errors: make.counters("flotilla_region_errors_total", "Requests that a region refused", "reason"),
-            elections: make.counter("flotilla_elections_total", "Elections begun by peers on this store"),
             leader_changes: make
                 .counter("flotilla_leader_changes_total", "Times that a peer on this store became leader"),
             regions: make.gauges("tikv_raftstore_region_count", "Regions on this store", "type"),
-            queue_bytes: make.gauges("flotilla_queue_bytes", "Bytes that wait", "queue"),
+            inbox_bytes: make.gauge("flotilla_inbox_bytes", "Requests and frames that wait for a raft worker"),
+
+            support: SupportMetrics {
+                asked: supported("asked"),
+                given: supported("given"),
+                held: supported("held"),
+                ended: supported("ended"),
+            },
 
             log_batches: make.counter("flotilla_log_batches_total", "Batches written to the log"),
             entries_appended: make.counter("flotilla_log_entries_total", "Entries written to the log"),
@@ -199,8 +198,6 @@ impl Metrics {
             apply_batches: make.counter("flotilla_apply_batches_total", "Batches applied"),
             entries_applied: make.counter("flotilla_entries_applied_total", "Entries applied"),
             apply_seconds: make.seconds("tikv_raftstore_apply_log_duration_seconds", "Applying one batch"),
-            apply_wait_seconds: make
-                .seconds("tikv_raftstore_apply_wait_time_duration_secs", "Wait of a batch before it is applied"),
 
             frames_sent: make.counter("flotilla_frames_sent_total", "Frames sent to other stores"),
             frames_received: make.counter("flotilla_frames_received_total", "Frames that came from other stores"),
@@ -235,20 +232,8 @@ impl Metrics {
         let label = match role {
             Role::Region => "region",
             Role::Leader => "leader",
-            Role::Dormant => "dormant",
         };
         self.regions.with_label_values(&[label])
-    }
-
-    /// How many bytes wait. Keep the result where it is needed often.
-    pub fn queue_bytes(&self, queue: Queue) -> IntGauge {
-        let label = match queue {
-            Queue::Inbox => "inbox",
-            Queue::Log => "log",
-            Queue::Apply => "apply",
-            Queue::Frames => "frames",
-        };
-        self.queue_bytes.with_label_values(&[label])
     }
 
     /// Counts a snapshot's step, and the bytes that went over the wire for it.
@@ -383,7 +368,7 @@ mod tests {
         metrics.entries_per_fsync.observe(3.0);
         metrics.regions(Role::Leader).set(2);
         metrics.count_snapshot(SnapshotStep::Sent, 10);
-        metrics.queue_bytes(Queue::Log).add(5);
+        metrics.inbox_bytes.set(5);
         metrics.count_region_error(&RegionError { busy: Some("full".into()), ..RegionError::default() });
         metrics.request("test_call").failed("refused");
         let text = metrics.text();
@@ -391,7 +376,7 @@ mod tests {
             "flotilla_entries_per_fsync_count 1",
             "tikv_raftstore_region_count{type=\"leader\"} 2",
             "flotilla_snapshot_bytes_total{direction=\"sent\"} 10",
-            "flotilla_queue_bytes{queue=\"log\"} 5",
+            "flotilla_inbox_bytes 5",
             "flotilla_region_errors_total{reason=\"busy\"} 1",
             "tikv_grpc_msg_fail_total{reason=\"refused\",type=\"test_call\"} 1",
             "tikv_grpc_msg_duration_seconds_count{type=\"test_call\"} 1",

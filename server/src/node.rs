@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use flotilla_engine::Snapshot;
 use flotilla_proto::{
     admin::{
-        ChecksumResponse, RegionCommandRequest, RegionCommandResponse, StoreRequest, store_request, store_response,
+        ChecksumResponse, RegionCommandRequest, RegionCommandResponse, StoreRequest, StoreSupportResponse, Support,
+        store_request, store_response,
     },
     placement::{
         IdBlock, PlacementErrorKind, PlacementRequest, PlacementResponse, RegionInfo, StoreStats,
@@ -13,7 +14,7 @@ use flotilla_proto::{
     },
     store::{Epoch, Region, RegionError, Write},
 };
-use flotilla_raftstore::{Command, Event, Response, Target as StoreTarget, contains, refusal};
+use flotilla_raftstore::{Command, Event, Response, Target as StoreTarget, contains, refusal, support::SupportId};
 use prost::Message as _;
 use tokio::{
     sync::{Mutex, mpsc, oneshot},
@@ -22,7 +23,7 @@ use tokio::{
 
 pub use flotilla_raftstore::WriteOutcome;
 
-use crate::{checksum, driver::Question, links::refuse, store::Store, waiting::Answer};
+use crate::{checksum, clock, driver::Question, links::refuse, store::Store, waiting::Answer};
 
 /// Which peer a client means, and in which state of its region. What is absent is not checked.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -171,6 +172,12 @@ impl Node {
         command: Command,
     ) -> Result<Vec<Region>, RegionError> {
         let store = &self.inner.store;
+        let proposals = &crate::metrics::metrics().proposals;
+        match &command {
+            Command::Split(_) => proposals.split.inc(),
+            Command::ChangePeer(_) => proposals.conf_change.inc(),
+            Command::TransferLeader { .. } => proposals.transfer_leader.inc(),
+        }
         let ticket = store.waiting.ticket();
         let region_id = target.region_id;
         store.inbox(region_id).push(Event::Command { id: ticket.id, target, command });
@@ -284,6 +291,29 @@ impl Node {
     pub async fn checksum(&self, region_id: u64) -> Option<ChecksumResponse> {
         let view = self.inner.store.disk.engine.snapshot();
         tokio::task::spawn_blocking(move || checksum::region(&view, region_id)).await.ok().flatten()
+    }
+
+    /// Bytes of requests and frames that wait for a raft worker.
+    pub(crate) fn inbox_bytes(&self) -> u64 {
+        self.inner.store.inboxes.iter().map(|inbox| inbox.bytes() as u64).sum()
+    }
+
+    /// Whom this store supports, and who supports it.
+    pub(crate) fn support(&self) -> StoreSupportResponse {
+        let store = &self.inner.store;
+        let now_ms = clock::now_ms();
+        let support = |store_id, id: Option<SupportId>, until_ms: u64| Support {
+            store_id,
+            id: id.map_or(0, |id| id.0),
+            left_ms: until_ms.saturating_sub(now_ms),
+        };
+        let view = store.support.lock().clone();
+        StoreSupportResponse {
+            store_id: store.store_id,
+            incarnation: store.incarnation,
+            given: view.given.iter().map(|(other, given)| support(*other, given.id, given.until_ms)).collect(),
+            held: view.held.iter().map(|(other, held)| support(*other, Some(held.id), held.until_ms)).collect(),
+        }
     }
 
     /// This store's counters.

@@ -15,7 +15,13 @@ use flotilla_transport::Transport;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
-use crate::{config::Config, disk::StoreDisk, metrics::metrics, waiting::Waiting};
+use crate::{
+    config::Config,
+    disk::StoreDisk,
+    liveness::{self, Busy},
+    metrics::metrics,
+    waiting::Waiting,
+};
 
 /// What a worker's thread finds in its inbox.
 pub enum Mail {
@@ -52,6 +58,11 @@ impl Inbox {
         }
         let _ = self.sender.send(Mail::Event(event, bytes));
         Ok(())
+    }
+
+    /// Bytes that wait.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// Notes that mail of so many bytes was taken out.
@@ -111,6 +122,14 @@ pub struct Store {
     pub snapshots_receiving: tokio::sync::Semaphore,
     /// Regions and leaders, by worker, as of the worker's last iteration.
     pub counts: Vec<(AtomicUsize, AtomicUsize)>,
+    /// The liveness thread's inbox.
+    pub liveness: Sender<liveness::Mail>,
+    /// Counts the starts of this store.
+    pub incarnation: u64,
+    /// Who supports whom, as far as this store has a part in it.
+    pub support: Mutex<liveness::View>,
+    /// The raft workers, then the log writer.
+    pub busy: Vec<Busy>,
     pub started_secs: u64,
     pub runtime: tokio::runtime::Handle,
 }

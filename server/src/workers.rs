@@ -12,7 +12,7 @@ use std::{
 use crate::{
     clock,
     disk::StoreDisk,
-    fatal,
+    fatal, liveness,
     metrics::metrics,
     snapshots,
     store::{Mail, News, Store},
@@ -28,6 +28,7 @@ use flotilla_raftstore::{
     BatchId, Effect, Event, Settings, Worker,
     apply::{Applier, ApplyTask, Change},
     recover::Recovered,
+    support::Support,
 };
 use prost::Message as _;
 
@@ -69,11 +70,15 @@ impl Threads {
         settings: &Settings,
         recovered: Recovered,
         inboxes: Vec<Receiver<Mail>>,
+        said: Receiver<liveness::Mail>,
     ) -> Threads {
         let mut threads = Threads { store: store.clone(), workers: Vec::new(), others: Vec::new() };
         let (log, batches) = channel::unbounded();
         let writer = store.clone();
         threads.others.push(spawn("log-writer".to_owned(), move || write_logs(&writer, &batches)));
+        let watcher = store.clone();
+        let support = Support::new(store.incarnation, store.incarnation == 1, clock::now_ms());
+        threads.others.push(spawn("liveness".to_owned(), move || liveness::run(&watcher, support, &said)));
         for (number, (inbox, share)) in inboxes.into_iter().zip(recovered.share(store.inboxes.len())).enumerate() {
             let (apply, tasks) = channel::unbounded();
             let applier = store.clone();
@@ -94,6 +99,7 @@ impl Threads {
         for inbox in &self.store.inboxes {
             inbox.stop();
         }
+        let _ = self.store.liveness.send(liveness::Mail::Stop);
         for thread in self.workers.into_iter().chain(self.others) {
             let _ = thread.join();
         }
@@ -118,6 +124,7 @@ impl Runner {
             counts.1.store(leaders, Ordering::Relaxed);
             let deadline =
                 worker.next_deadline().map_or(IDLE, |at| Duration::from_millis(at.saturating_sub(clock::now_ms())));
+            self.store.busy[self.number].end();
             let first = match inbox.recv_timeout(deadline) {
                 Ok(mail) => mail,
                 Err(RecvTimeoutError::Timeout) => Mail::Event(Event::Tick, 0),
@@ -125,6 +132,7 @@ impl Runner {
             };
             let started = std::time::Instant::now();
             let now = clock::now_ms();
+            self.store.busy[self.number].begin(now);
             for mail in std::iter::once(first).chain(inbox.try_iter()).take(MAIL_PER_LOOP_MAX) {
                 match mail {
                     Mail::Event(event, bytes) => {
@@ -230,8 +238,10 @@ fn write_logs(store: &Store, batches: &Receiver<LogBatch>) {
     let metrics = metrics();
     let engine: &Engine = &store.disk.engine;
     let mut synced: Vec<BatchId> = vec![0; store.inboxes.len()];
+    let busy = store.busy.last().expect("one for each worker, and one for the log writer");
     while let Ok(first) = batches.recv() {
         let started = std::time::Instant::now();
+        busy.begin(clock::now_ms());
         let mut write = WriteBatch::new();
         let mut entries = 0;
         synced.fill(0);
@@ -254,6 +264,7 @@ fn write_logs(store: &Store, batches: &Receiver<LogBatch>) {
         for (worker, &batch) in synced.iter().enumerate().filter(|(_, batch)| **batch > 0) {
             store.inboxes[worker].push(Event::LogSynced { batch });
         }
+        busy.end();
     }
 }
 

@@ -4,7 +4,7 @@ use flotilla_proto::{
     admin::{
         ChecksumRequest, ChecksumResponse, ClusterStatusRequest, ClusterStatusResponse, CreateKeyspaceRequest,
         GetRegionRequest, ListKeyspacesRequest, ListStoresRequest, LocateRequest, RegionCommandRequest,
-        RegionCommandResponse, admin_server::Admin,
+        RegionCommandResponse, StoreSupportRequest, StoreSupportResponse, admin_server::Admin,
     },
     placement::{
         self, Keyspace, KeyspacesResponse, RegionInfo, ScanRegionsRequest, ScanRegionsResponse, StoresResponse,
@@ -110,6 +110,10 @@ impl Admin for AdminService {
         let not_found =
             || Status::not_found(format!("store {} has no peer of region {region_id}", self.node.store_id()));
         self.node.checksum(region_id).await.map(Response::new).ok_or_else(not_found)
+    }
+
+    async fn store_support(&self, _: Request<StoreSupportRequest>) -> Result<Response<StoreSupportResponse>, Status> {
+        Ok(Response::new(self.node.support()))
     }
 
     async fn create_keyspace(&self, request: Request<CreateKeyspaceRequest>) -> Result<Response<Keyspace>, Status> {

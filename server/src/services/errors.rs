@@ -19,7 +19,7 @@ use flotilla_proto::{
 use tonic::Status;
 
 use super::{keys::KeyError, limits::LimitExceeded};
-use crate::node::Target;
+use crate::{metrics::metrics, node::Target};
 
 /// The beginning of the text that answers a write whose outcome is unknown.
 pub const OUTCOME_UNKNOWN: &str = "outcome unknown: ";
@@ -96,6 +96,7 @@ pub struct Asked<'a> {
 impl Asked<'_> {
     /// What answers a refusal of the region.
     pub fn failure(&self, error: store::RegionError) -> Failure {
+        metrics().count_region_error(&error);
         // Taken apart so that a new refusal does not go unnoticed here.
         let store::RegionError {
             message,

@@ -82,6 +82,7 @@ async fn metrics_text(State(site): State<Site>) -> impl IntoResponse {
     let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     metrics().regions(Role::Region).set(count(stats.regions));
     metrics().regions(Role::Leader).set(count(stats.leaders));
+    metrics().inbox_bytes.set(count(site.node.inbox_bytes()));
     ([(CONTENT_TYPE, "text/plain; version=0.0.4")], metrics().text())
 }
 

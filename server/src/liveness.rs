@@ -1,0 +1,156 @@
+//! The liveness thread: asks the other stores for support, and gives it. See `flotilla_raftstore::support`.
+//!
+//! It shares nothing with the raft workers but what it watches: a worker or the log writer that is busy with one thing for half of the time that
+//! support lasts keeps this store from asking for more, so that a store that is stuck is given up by the others. Its messages have a lane of their
+//! own, ahead of all data.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use crossbeam::channel::{Receiver, RecvTimeoutError};
+use flotilla_proto::store::SupportFrame;
+use flotilla_raftstore::support::{Given, Held, Input, Output, SUPPORT_MS, Support, SupportId, SupportMessage};
+use flotilla_transport::LIVENESS_LANE;
+use prost::Message as _;
+
+use crate::{clock, metrics::metrics, store::Store};
+
+/// A thread that is busy with one thing for so long counts as stuck.
+const STUCK_MS: u64 = SUPPORT_MS / 2;
+
+/// What the liveness thread finds in its inbox.
+pub enum Mail {
+    /// A store said something.
+    Said { from: u64, message: SupportMessage },
+    /// End the thread.
+    Stop,
+}
+
+/// Since when a thread has been busy with one thing.
+#[derive(Default)]
+pub struct Busy {
+    /// 0: it waits for work.
+    since_ms: AtomicU64,
+}
+
+impl Busy {
+    /// The thread has found something to do.
+    pub fn begin(&self, now_ms: u64) {
+        self.since_ms.store(now_ms.max(1), Ordering::Relaxed);
+    }
+
+    /// The thread has done it, and waits for more.
+    pub fn end(&self) {
+        self.since_ms.store(0, Ordering::Relaxed);
+    }
+
+    fn is_stuck(&self, now_ms: u64) -> bool {
+        let since_ms = self.since_ms.load(Ordering::Relaxed);
+        since_ms != 0 && now_ms.saturating_sub(since_ms) > STUCK_MS
+    }
+}
+
+/// Support as this store knows it, for people to look at.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// What it gives, by store.
+    pub given: Vec<(u64, Given)>,
+    /// What it holds, by store.
+    pub held: Vec<(u64, Held)>,
+}
+
+/// Reads what came in on the liveness lane. `None`: not to be understood.
+pub fn message(frame: &Bytes) -> Option<SupportMessage> {
+    let SupportFrame { incarnation, sent_ms, id } = SupportFrame::decode(frame.clone()).ok()?;
+    match id {
+        0 => Some(SupportMessage::Ask { incarnation, sent_ms }),
+        id => Some(SupportMessage::Give { incarnation, sent_ms, id: SupportId(id) }),
+    }
+}
+
+fn frame(message: SupportMessage) -> Bytes {
+    let frame = match message {
+        SupportMessage::Ask { incarnation, sent_ms } => SupportFrame { incarnation, sent_ms, id: 0 },
+        SupportMessage::Give { incarnation, sent_ms, id } => SupportFrame { incarnation, sent_ms, id: id.0 },
+    };
+    frame.encode_to_vec().into()
+}
+
+/// Runs until it is told to stop.
+pub fn run(store: &Store, mut support: Support, inbox: &Receiver<Mail>) {
+    loop {
+        let wait = Duration::from_millis(support.next_deadline().saturating_sub(clock::now_ms()));
+        let mail = match inbox.recv_timeout(wait) {
+            Ok(Mail::Said { from, message }) => Some((from, message)),
+            Err(RecvTimeoutError::Timeout) => None,
+            Ok(Mail::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+        };
+        let now_ms = clock::now_ms();
+        if let Some((from, message)) = mail {
+            support.handle(now_ms, Input::Message { from, message });
+        }
+        support.handle(now_ms, Input::Stores(store.other_stores.lock().clone()));
+        let makes_progress = !store.busy.iter().any(|busy| busy.is_stuck(now_ms));
+        support.handle(now_ms, Input::Time { makes_progress });
+        let mut changed = false;
+        while let Some(output) = support.poll_output() {
+            changed |= !matches!(output, Output::Send { .. });
+            carry_out(store, output);
+        }
+        if changed {
+            *store.support.lock() = View { given: support.given().collect(), held: support.held().collect() };
+        }
+    }
+}
+
+fn carry_out(store: &Store, output: Output) {
+    match output {
+        Output::Send { to, message } => {
+            match message {
+                SupportMessage::Ask { .. } => metrics().support.asked.inc(),
+                SupportMessage::Give { .. } => metrics().support.given.inc(),
+            }
+            // What is lost is asked for again.
+            let _ = store.transport.send_frame(to, LIVENESS_LANE, frame(message));
+        }
+        Output::Began { store: other, id } => tracing::debug!("supports store {other} under {id:?}"),
+        Output::Ended { store: other, id } => {
+            metrics().support.ended.inc();
+            tracing::info!(
+                "supports store {other} no more: it did not ask in time, or is another process now ({id:?})"
+            );
+        }
+        Output::Held { .. } => metrics().support.held.inc(),
+        Output::PromisesOver => tracing::debug!("what a former process may have promised to other stores is over"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_arrives_as_it_was() {
+        for said in [
+            SupportMessage::Ask { incarnation: 3, sent_ms: 4 },
+            SupportMessage::Give { incarnation: 3, sent_ms: 4, id: SupportId((7 << 32) + 1) },
+        ] {
+            assert_eq!(message(&frame(said)), Some(said));
+        }
+        assert_eq!(message(&Bytes::from_static(b"\xff\xff")), None);
+    }
+
+    #[test]
+    fn a_thread_is_stuck_only_while_it_is_busy_with_one_thing() {
+        let busy = Busy::default();
+        assert!(!busy.is_stuck(1_000_000));
+        busy.begin(1_000);
+        assert!(!busy.is_stuck(1_000 + STUCK_MS));
+        assert!(busy.is_stuck(1_001 + STUCK_MS));
+        busy.end();
+        assert!(!busy.is_stuck(9_000));
+    }
+}
