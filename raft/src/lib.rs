@@ -3,7 +3,8 @@
 //! The semantics are those of etcd/raft at commit cdfbeed, message for message: elections with PreVote and CheckQuorum,
 //! replication with flow control, snapshots, joint consensus with learners, leader transfer, linearizable reads,
 //! asynchronous storage writes. There is no I/O, clock, thread, lock or entropy in this crate: time is counted in
-//! ticks, randomness comes from a seed, and the same inputs give the same outputs.
+//! ticks, randomness comes from a seed, and the same inputs give the same outputs. The crate has no standard library to
+//! reach them with, and builds for targets that have none.
 //!
 //! # What the caller does
 //!
