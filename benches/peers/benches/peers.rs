@@ -79,11 +79,15 @@ fn ticks(c: &mut Criterion) {
     drop((ours, theirs));
     let mut ours = flotilla::Leaders::new(GROUPS);
     group.bench_function("flotilla_leaders", |b| {
-        b.iter_custom(|rounds| time_ticks(rounds, &mut ours, |groups| assert!(groups.tick() <= 2 * GROUPS), flotilla::Leaders::answer));
+        b.iter_custom(|rounds| {
+            time_ticks(rounds, &mut ours, |groups| assert!(groups.tick() <= 2 * GROUPS), flotilla::Leaders::answer)
+        });
     });
     let mut theirs = tikv::Leaders::new(GROUPS);
     group.bench_function("raft_rs_leaders", |b| {
-        b.iter_custom(|rounds| time_ticks(rounds, &mut theirs, |groups| assert!(groups.tick() <= 2 * GROUPS), tikv::Leaders::answer));
+        b.iter_custom(|rounds| {
+            time_ticks(rounds, &mut theirs, |groups| assert!(groups.tick() <= 2 * GROUPS), tikv::Leaders::answer)
+        });
     });
     group.finish();
 }

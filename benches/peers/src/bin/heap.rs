@@ -45,11 +45,7 @@ fn main() {
         each(GROUPS, || ours().nodes.swap_remove(0)),
         each(GROUPS, || theirs().nodes.swap_remove(0)),
     );
-    row(
-        "follower of it",
-        each(GROUPS, || ours().nodes.swap_remove(2)),
-        each(GROUPS, || theirs().nodes.swap_remove(2)),
-    );
+    row("follower of it", each(GROUPS, || ours().nodes.swap_remove(2)), each(GROUPS, || theirs().nodes.swap_remove(2)));
     row(
         "follower that hears its leader, log elsewhere",
         each(GROUPS, || flotilla::followers(1).swap_remove(0)),
