@@ -225,23 +225,18 @@ impl Applier {
     }
 
     fn install<D: ApplyDisk>(&mut self, disk: &mut D, install: Install) -> Applied {
-        let old = self.peers.get(&install.region.id);
         let region_id = install.region.id;
+        // A split may have given this peer its range without the worker having opened it here.
+        let stored = || normal_region(disk, region_id);
+        let old = self.peers.get(&region_id).map(|peer| peer.region.clone()).or_else(stored);
         #[cfg(feature = "seeded-bugs")]
         if flotilla_raft::seeded::is(19) {
-            let (start, end) = union(&install.region, old.map(|peer| &peer.region));
+            let (start, end) = union(&install.region, old.as_ref());
             let space = install.region.space();
             disk.clear(&data_key(space, &start), &data_end_key(space, &end));
         }
-        begin_install(disk, &install, old.map(|peer| &peer.region));
-        finish_install(
-            disk,
-            &install.region,
-            install.peer_id,
-            &install.applied,
-            &install.dir,
-            old.map(|peer| &peer.region),
-        );
+        begin_install(disk, &install, old.as_ref());
+        finish_install(disk, &install.region, install.peer_id, &install.applied, &install.dir, old.as_ref());
         let applied = install.applied;
         self.peers.insert(region_id, AppliedPeer { region: install.region.clone(), peer_id: install.peer_id, applied });
         Applied {
@@ -256,10 +251,7 @@ impl Applier {
     fn destroy<D: ApplyDisk>(&mut self, disk: &mut D, region: Region, min_peer_id: u64) -> Applied {
         // The worker may not have heard yet of a split that was applied here: its children's data must stay. Nor of a split by which this
         // peer got its range: that must go.
-        let stored = disk
-            .get(Cf::Raft, &peer_state_key(region.id))
-            .map(|state| PeerState::decode(state).expect("a peer state on the own disk can be read"));
-        let normal = stored.filter(|state| state.status() == PeerStatus::Normal).and_then(|state| state.region);
+        let normal = normal_region(disk, region.id);
         let region = self.peers.remove(&region.id).map(|peer| peer.region).or(normal).unwrap_or(region);
         let state = PeerState {
             status: PeerStatus::Tombstone as i32,
@@ -280,6 +272,13 @@ impl Applier {
         finish_destroy(disk, state);
         Applied { region_id: region.id, changes: vec![Change::Destroyed], ..Applied::default() }
     }
+}
+
+/// The region of a peer that is in order, as the disk has it.
+fn normal_region<D: ApplyDisk>(disk: &D, region_id: u64) -> Option<Region> {
+    let state = PeerState::decode(disk.get(Cf::Raft, &peer_state_key(region_id))?);
+    let state = state.expect("a peer state on the own disk can be read");
+    if state.status() == PeerStatus::Normal { state.region } else { None }
 }
 
 /// Clears the data of a tombstone that says it still has some. Repeatable: done again after a restart.

@@ -15,7 +15,7 @@ use crate::{
     disk::LogReader,
     event::{Effect, Event},
     limits::{FIRST_LOG_INDEX, FIRST_LOG_TERM},
-    peer::{Fate, Peer, conf_state, is_needed_after_removal},
+    peer::{Fate, Installing, Peer, conf_state, is_needed_after_removal},
     recover::Recovered,
     refusal,
     round::Round,
@@ -409,6 +409,10 @@ impl<L: LogReader> Worker<L> {
             // held its place.
             return;
         }
+        if self.peers.get(&region_id).is_some_and(|peer| matches!(peer.installing, Some(Installing::Running(..)))) {
+            // A snapshot of the child has overtaken this: the applier puts it in the place of what the split left.
+            return;
+        }
         let old = self.peers.remove(&region_id);
         let mut hard_state = match &old {
             Some(old) if old.is_initialized() => panic!("region {region_id} came into being twice on this store"),
@@ -431,6 +435,9 @@ impl<L: LogReader> Worker<L> {
         if let Some(mut old) = old {
             if let Some((_, dir)) = old.received.take() {
                 self.round.effect(Effect::DropSnapshot { region_id, dir });
+            }
+            if let Some(Installing::Queued(install, _)) = old.installing.take() {
+                self.round.effect(Effect::DropSnapshot { region_id, dir: install.dir });
             }
             let later = old.me.id > peer_id;
             peer.durability = std::mem::take(&mut old.durability);

@@ -4,9 +4,13 @@ use flotilla_proto::{
     flotilla::raft as wire_raft,
     store::{Epoch, Peer, PeerRole, RaftMessage, Region, Space},
 };
-use flotilla_raft::{Entry, Message, MessageType};
+use flotilla_raft::{ConfState, Entry, Message, MessageType, Snapshot, SnapshotMetadata};
 use flotilla_raftstore::{
-    Effect, Event, Settings, Worker, apply::CreatedPeer, disk::LogReader, recover::Recovered, wire,
+    Effect, Event, Settings, Worker,
+    apply::{Applied, ApplyTask, Change, CreatedPeer},
+    disk::LogReader,
+    recover::Recovered,
+    wire,
 };
 
 #[derive(Clone)]
@@ -91,4 +95,73 @@ fn a_vote_of_the_round_in_which_a_split_comes_is_durable_before_it_is_sent() {
     });
     worker.handle(0, Event::LogSynced { batch: batch.expect("the vote is written") });
     assert_eq!(votes(&effects(&mut worker)).len(), 1, "then it is sent");
+}
+
+fn snapshot_received() -> Event {
+    let conf_state = ConfState { voters: vec![11, 12, 13], ..ConfState::default() };
+    let metadata = SnapshotMetadata { conf_state, index: 9, term: 6 };
+    let snapshot = Some(Box::new(Snapshot { metadata, ..Snapshot::default() }));
+    let raft = Message { from: 12, to: 11, term: 6, kind: MessageType::Snap, snapshot, ..Message::default() };
+    let message = RaftMessage {
+        region_id: REGION,
+        from: Some(peer(2)),
+        to: Some(peer(1)),
+        epoch: region().epoch,
+        message: Some(wire::message_to_wire(raft)),
+        ..RaftMessage::default()
+    };
+    Event::SnapshotReceived { message, region: region(), dir: "snapshot".into() }
+}
+
+fn split() -> Event {
+    Event::PeerCreated { created: CreatedPeer { region: region(), peer_id: 11, campaign: false } }
+}
+
+fn sync_all(worker: &mut Worker<NoLog>, effects: &[Effect]) {
+    for effect in effects {
+        if let Effect::AppendLog { batch, .. } = effect {
+            worker.handle(0, Event::LogSynced { batch: *batch });
+        }
+    }
+}
+
+/// Regression: the split's news made a fresh peer in the place of the one whose snapshot the applier was putting in place, and the end of
+/// that found nobody who had asked for it.
+#[test]
+fn a_snapshot_of_a_child_that_overtakes_the_split_stays() {
+    let mut worker = worker();
+    worker.handle(0, snapshot_received());
+    let first = effects(&mut worker);
+    sync_all(&mut worker, &first);
+    let asks = |effect: &Effect| match effect {
+        Effect::Apply { tasks } => tasks.iter().any(|task| matches!(task, ApplyTask::Install { .. })),
+        _ => false,
+    };
+    let second = effects(&mut worker);
+    assert!(first.iter().chain(&second).any(asks), "the applier is asked to put it in place");
+    worker.handle(0, split());
+    effects(&mut worker);
+    let installed = vec![Change::Installed { region: region() }];
+    let applied = Applied { region_id: REGION, index: 9, term: 6, changes: installed, ..Applied::default() };
+    worker.handle(0, Event::Applied { applied: vec![applied] });
+    effects(&mut worker);
+    let view = worker.view(REGION).expect("the peer is here");
+    assert_eq!((view.applied, view.initialized), (9, true));
+}
+
+/// The same, before the applier has heard of the snapshot: then the split wins, and the snapshot's place is given free.
+#[test]
+fn a_snapshot_of_a_child_that_still_waits_gives_way_to_the_split() {
+    let mut worker = worker();
+    worker.handle(0, asks_for_a_vote(6));
+    let first = effects(&mut worker);
+    worker.handle(0, snapshot_received());
+    effects(&mut worker);
+    worker.handle(0, split());
+    let second = effects(&mut worker);
+    assert!(second.iter().any(|effect| matches!(effect, Effect::DropSnapshot { .. })), "{second:?}");
+    sync_all(&mut worker, &first);
+    effects(&mut worker);
+    let view = worker.view(REGION).expect("the peer is here");
+    assert_eq!((view.applied, view.initialized), (5, true));
 }
