@@ -200,6 +200,11 @@ impl<L: LogReader> Worker<L> {
         self.peers.get(&region_id).map(|peer| peer.view())
     }
 
+    /// The regions that will act at the next poll: for the simulator's invariants.
+    pub fn touched(&self) -> &[u64] {
+        &self.touched
+    }
+
     /// The term of an entry that a peer's log still holds: for the simulator's invariants.
     pub fn log_term(&self, region_id: u64, index: u64) -> Option<u64> {
         self.peers.get(&region_id)?.raft.term_at(index)

@@ -99,6 +99,8 @@ pub struct Clients {
     next_value: u64,
     /// What each client believes to be the value of a key.
     beliefs: Vec<BTreeMap<Bytes, Option<u64>>>,
+    /// Which store has last served a client for a region: it goes there again, though others may know of another leader.
+    served: Vec<BTreeMap<u64, usize>>,
     /// By key.
     pub(crate) history: BTreeMap<Bytes, Vec<Operation>>,
     /// Answers for scripts.
@@ -114,6 +116,7 @@ impl Clients {
             next_request: 0,
             next_value: 0,
             beliefs: vec![BTreeMap::new(); knobs.clients],
+            served: vec![BTreeMap::new(); knobs.clients],
             history: BTreeMap::new(),
             scripted: BTreeMap::new(),
             counts: [0; 3],
@@ -240,7 +243,8 @@ impl World {
             }
             _ => wishes = twins(number).map(|key| (key, Wish::Get)).to_vec(),
         }
-        let mut store = known.leader_store as usize - 1;
+        let served = self.clients.served[client].get(&known.region.id).copied();
+        let mut store = served.unwrap_or(known.leader_store as usize - 1);
         let replica_read = wishes[0].1 == Wish::Get && self.rng.chance(250);
         if replica_read || self.rng.chance(50) {
             store = self.rng.below(self.knobs.stores as u64) as usize;
@@ -280,7 +284,7 @@ impl World {
         if !self.stores[store].up {
             let refused =
                 Answer::Refused(Box::new(RegionError { message: "nobody listens".into(), ..Default::default() }));
-            return self.schedule(1_000, Action::Answered { id, answer: refused });
+            return self.schedule(1_000, Action::Answered { id, answer: Box::new(refused) });
         }
         if let Some(open) = self.clients.open.get_mut(&id) {
             open.taken = true;
@@ -329,7 +333,7 @@ impl World {
         }
         if self.network.healed || !self.rng.chance(self.knobs.loss / 4) {
             let after = self.rng.within(self.knobs.delay_us);
-            self.schedule(after, Action::Answered { id, answer });
+            self.schedule(after, Action::Answered { id, answer: Box::new(answer) });
         }
     }
 
@@ -341,7 +345,9 @@ impl World {
         let Some(open) = self.clients.open.get_mut(&id) else { return };
         let owner = std::mem::replace(&mut open.owner, Owner::Nobody);
         let wishes = open.wishes.clone();
+        let (store, region_id) = (open.store, open.region_id);
         self.clients.counts[2] += 1;
+        self.note_served(owner, store, region_id, &Answer::Unknown);
         self.go_on(owner, id, wishes, &Answer::Unknown);
     }
 
@@ -356,7 +362,7 @@ impl World {
             .collect();
         for id in lost {
             let after = self.rng.within(self.knobs.delay_us);
-            self.schedule(after, Action::Answered { id, answer: Answer::Unknown });
+            self.schedule(after, Action::Answered { id, answer: Box::new(Answer::Unknown) });
         }
     }
 
@@ -391,7 +397,21 @@ impl World {
                 self.clients.history.entry(key.clone()).or_default().push(operation);
             }
         }
+        self.note_served(open.owner, open.store, open.region_id, &answer);
         self.go_on(open.owner, id, open.wishes, &answer);
+    }
+
+    fn note_served(&mut self, owner: Owner, store: usize, region_id: u64, answer: &Answer) {
+        let Owner::Client(client) = owner else { return };
+        let served = &mut self.clients.served[client];
+        match answer {
+            Answer::Value(_) | Answer::Values(_) | Answer::Written(_) | Answer::Commanded(_) => {
+                served.insert(region_id, store);
+            }
+            Answer::Refused(_) | Answer::Unknown => {
+                served.remove(&region_id);
+            }
+        }
     }
 
     /// Whoever asked takes note of the answer, and goes on.

@@ -98,6 +98,7 @@ impl World {
         for event in lane.inbox.drain(..take) {
             lane.worker.handle(now_ms, event);
         }
+        let touched = lane.worker.touched().to_vec();
         let life = owner.life;
         while let Some(effect) = self.stores[store].lanes[worker].worker.poll_effect() {
             if let Some((left, power)) = &mut self.stores[store].fuse {
@@ -112,7 +113,7 @@ impl World {
                 return;
             }
         }
-        self.check_worker(store, worker);
+        self.check_worker(store, worker, &touched);
         let owner = &self.stores[store];
         let lane = &owner.lanes[worker];
         if !lane.inbox.is_empty() {
@@ -137,7 +138,7 @@ impl World {
                 self.trace.note(&[12, place, message.region_id, store_id]);
                 let life = self.stores[store].life;
                 let after = self.rng.within(self.knobs.snapshot_ms) * 1000;
-                self.schedule(after, Action::ReadSnapshot { store, life, to: store_id, message });
+                self.schedule(after, Action::ReadSnapshot { store, life, to: store_id, message: Box::new(message) });
             }
             Effect::Apply { tasks } => {
                 self.note_tasks(store, &tasks);
@@ -194,17 +195,12 @@ impl World {
     fn send_frame(&mut self, store: usize, worker: usize, to: u64, messages: Vec<RaftMessage>) {
         let from = self.stores[store].id;
         for message in &messages {
-            let raft = message.message.clone().unwrap_or_default();
-            self.trace.note(&[
-                11,
-                from,
-                to,
-                message.region_id,
-                u64::from(raft.kind),
-                raft.term,
-                raft.index,
-                raft.commit,
-            ]);
+            if let Some(raft) = &message.message {
+                let kind = u64::from(raft.kind);
+                self.trace.note(&[11, from, to, message.region_id, kind, raft.term, raft.index, raft.commit]);
+            } else {
+                self.trace.note(&[11, from, to, message.region_id, u64::from(message.tombstone)]);
+            }
             self.say(|| describe(from, to, message));
             self.note_message(store, worker, message);
             self.network.hoard(from, to, message, &mut self.rng);
@@ -215,6 +211,9 @@ impl World {
             let regions = messages.iter().map(|message| message.region_id).collect();
             let after = self.rng.within(self.knobs.delay_us);
             self.schedule(after, Action::Unsent { store, life, worker, to, regions });
+        }
+        if let [once] = arrivals[..] {
+            return self.schedule(once, Action::Frame { from, to, messages });
         }
         for after in arrivals {
             self.schedule(after, Action::Frame { from, to, messages: messages.clone() });

@@ -1,7 +1,7 @@
 //! What must hold at every moment. Each law says what it was broken by.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -23,7 +23,7 @@ use prost::Message as _;
 use crate::{
     disk::SharedDisk,
     store::{Store, apply_state, region_hash},
-    trace::hash_bytes,
+    trace::{Map, hash_bytes},
     world::World,
 };
 
@@ -56,13 +56,13 @@ pub(crate) struct Laws {
     /// (region, term) → peer.
     leaders: BTreeMap<(u64, u64), u64>,
     /// (region, index) → entry.
-    committed: HashMap<(u64, u64), Committed>,
+    committed: Map<(u64, u64), Committed>,
     /// region → (term in which it was known to be committed → highest such index).
-    committed_in: HashMap<u64, BTreeMap<u64, u64>>,
+    committed_in: Map<u64, BTreeMap<u64, u64>>,
     /// (region, index, term) → the entry, and the term of the one before it.
-    entries: HashMap<(u64, u64, u64), (u64, Option<u64>)>,
+    entries: Map<(u64, u64, u64), (u64, Option<u64>)>,
     /// (region, index) → digest of the data after it.
-    applied: HashMap<(u64, u64), u64>,
+    applied: Map<(u64, u64), u64>,
     /// (region, version, conf_ver) → digest of the region.
     regions: BTreeMap<(u64, u64, u64), u64>,
     /// (store, region) → term and vote as they became durable.
@@ -72,7 +72,7 @@ pub(crate) struct Laws {
     /// Requests whose entries were seen to be safe.
     safe: BTreeSet<RequestId>,
     /// (store, region) → the peer after its worker's last turn.
-    seen: HashMap<(usize, u64), Seen>,
+    seen: Map<(usize, u64), Seen>,
 }
 
 impl Laws {
@@ -308,10 +308,11 @@ fn is_durable_on_quorum(stores: &[Store], region: &Region, index: u64, term: u64
 
 impl World {
     /// After a worker has acted.
-    pub(crate) fn check_worker(&mut self, store: usize, worker: usize) {
+    pub(crate) fn check_worker(&mut self, store: usize, worker: usize, touched: &[u64]) {
         let owner = &self.stores[store].lanes[worker].worker;
         let (laws, stores) = (&mut self.laws, &self.stores);
-        let broken = owner.views().find_map(|view| laws.look(stores, store, owner, &view).err());
+        let mut views = touched.iter().filter_map(|region_id| owner.view(*region_id));
+        let broken = views.find_map(|view| laws.look(stores, store, owner, &view).err());
         self.must(broken.map_or(Ok(()), Err));
     }
 
