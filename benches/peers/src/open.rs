@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
-use std::future::Future;
 use std::io::Cursor;
 use std::ops::RangeBounds;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -278,11 +277,9 @@ impl Group {
         self.peers[0].client_write(PAYLOAD.to_vec()).await.expect("the leader takes writes");
     }
 
-    pub fn shutdown(self) -> impl Future<Output = ()> {
-        async move {
-            for peer in self.peers {
-                let _ = peer.shutdown().await;
-            }
+    pub async fn shutdown(self) {
+        for peer in self.peers {
+            let _ = peer.shutdown().await;
         }
     }
 }
