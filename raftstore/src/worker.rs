@@ -276,9 +276,7 @@ impl<L: LogReader> Worker<L> {
         if raft_message.from != from.id || raft_message.to != to.id || raft_message.kind == MessageType::Snap {
             return; // Snapshots come with their data.
         }
-        if !self.admit(region_id, to, raft_message.kind) {
-            return;
-        }
+        let admitted = self.admit(region_id, to, raft_message.kind);
         let Some((peer, _, round)) = self.peer(region_id) else { return };
         if !peer.is_alive() {
             return;
@@ -287,7 +285,11 @@ impl<L: LogReader> Worker<L> {
         let is_member = peer.region.peers.iter().any(|other| other.id == from.id);
         let campaigns = matches!(raft_message.kind, MessageType::Vote | MessageType::PreVote);
         if campaigns && peer.is_initialized() && !is_member && epoch.conf_ver < peer.epoch().conf_ver {
+            // Also if the question was for a peer that was here before: all that the sender knows may have been replaced.
             return peer.tell_removed(from, round);
+        }
+        if !admitted {
+            return;
         }
         peer.hear(from);
         if matches!(raft_message.kind, MessageType::App | MessageType::Heartbeat) {

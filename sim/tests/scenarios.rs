@@ -331,3 +331,28 @@ fn a_follower_that_was_cut_off_does_not_answer_from_its_past() {
         world.must_end_well();
     }
 }
+
+/// Regression: a removed peer asked only those that it knew, and where they had been replaced nobody answered.
+#[test]
+fn a_removed_peer_whose_acquaintances_were_all_replaced_is_told() {
+    for seed in 0..6 {
+        let mut world = World::scripted(one_region(seed));
+        world.put(KEY);
+        let region_id = world.led(KEY).unwrap().0.id;
+        let gone = followers(&world, KEY)[0];
+        for other in (1..=3).filter(|other| *other != gone as u64 + 1) {
+            world.network.cut(gone as u64 + 1, other);
+            world.network.cut(other, gone as u64 + 1);
+        }
+        world.remove_from(KEY, gone);
+        for _ in 0..2 {
+            let other = followers(&world, KEY)[0];
+            world.remove_from(KEY, other);
+            world.add_voter(KEY, other);
+            world.lead_from(KEY, other);
+        }
+        assert_eq!(world.peer_state(gone, region_id).status(), PeerStatus::Normal, "it cannot know yet");
+        world.must_end_well();
+        assert_eq!(world.peer_state(gone, region_id).status(), PeerStatus::Tombstone);
+    }
+}
