@@ -6,11 +6,13 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 FLOTILLA := $(TARGET_DIR)/debug/flotilla
 DEMO_ARGS ?=
 
-.PHONY: help demo test build release fmt fmt-check lint doc compat bench-peers deps clean-compat
+.PHONY: sim sim-bugs help demo test build release fmt fmt-check lint doc compat bench-peers deps clean-compat
 
 help:
 	@echo "make demo      three stores, real data, a store killed under load, every write verified"
 	@echo "make test      the whole test suite"
+	@echo "make sim       500 seeds of the simulator, 60 simulated seconds each, on two cores"
+	@echo "make sim-bugs  shows that the simulator finds every deliberate bug"
 	@echo "make build     the flotilla command, in $(FLOTILLA)"
 	@echo "make release   the same, optimized; compiles RocksDB once more"
 	@echo "make fmt       format; make fmt-check only looks"
@@ -24,6 +26,16 @@ demo: build
 
 test: deps
 	$(CARGO) test --workspace
+
+# The simulator needs no RocksDB: it is built optimized, in a folder of its own so that the features of shared crates do not change.
+SIM := $(CARGO) run --quiet --release --target-dir $(TARGET_DIR)/sim -p flotilla-sim
+
+sim:
+	$(CARGO) test --quiet --release --target-dir $(TARGET_DIR)/sim -p flotilla-sim --test determinism
+	$(SIM) -- --seeds 0..500 --secs 60 --threads 2 --quiet
+
+sim-bugs:
+	$(SIM) --features seeded-bugs -- --bugs --seeds 0..2000 --threads 2
 
 build: deps
 	$(CARGO) build --workspace

@@ -222,10 +222,11 @@ impl World {
         let one = rng.below(stores) + 1;
         let other = (one + rng.below(stores - 1)) % stores + 1;
         let mut pairs = Vec::new();
-        match rng.below(5) {
+        let kind = rng.below(6);
+        match kind {
             0 => pairs.push((one, other)),
             1 => pairs.extend([(one, other), (other, one)]),
-            2 => pairs.extend((1..=stores).flat_map(|to| [(one, to), (to, one)])),
+            2 | 5 => pairs.extend((1..=stores).flat_map(|to| [(one, to), (to, one)])),
             3 if rng.chance(500) => pairs.extend((1..=stores).map(|to| (one, to))),
             3 => pairs.extend((1..=stores).map(|from| (from, one))),
             _ => {
@@ -239,6 +240,11 @@ impl World {
         // All mend at once, or one by one.
         let swizzle = rng.chance(300);
         let mut until = self.now_us + rng.within(self.knobs.cut_ms) * 1000;
+        if kind == 5 {
+            // As long as an old leader and a new one can be there at the same time, and a little longer.
+            let election_us = self.knobs.tick_ms * u64::from(self.knobs.election_ticks) * 1000;
+            until = self.now_us + rng.within((2 * election_us, 4 * election_us));
+        }
         self.say(|| format!("cut: {pairs:?}"));
         for (from, to) in pairs.into_iter().filter(|(from, to)| from != to) {
             self.trace.note(&[3, from, to, until]);

@@ -176,7 +176,8 @@ impl World {
             .filter_map(|(key, history)| linear::check(history).err().map(|error| (key, error)))
             .map(|(key, error)| {
                 let around: Vec<String> = error.around.iter().map(|operation| format!("\n  {operation:?}")).collect();
-                format!("key {} after {} operations:{}", key.escape_ascii(), error.ordered, around.concat())
+                let doubt = if error.undecided { "perhaps not, " } else { "" };
+                format!("{doubt}key {} after {} operations:{}", key.escape_ascii(), error.ordered, around.concat())
             })
             .collect();
         if let Some(first) = verdicts.first() {

@@ -246,7 +246,7 @@ impl Knobs {
             election_ticks: rng.within((6, 12)) as u32,
             heartbeat_ticks: rng.within((1, 2)) as u32,
             clients: rng.within((2, 12)) as usize,
-            keys: rng.within((4, 16)),
+            keys: rng.pick(&[3, 5, 8, 16]),
             think_us: (200, rng.pick(&[1_000, 10_000, 30_000, 100_000])),
             patience_ms: rng.within((200, 3_000)),
             delay_us: (50, rng.pick(&[500, 2_000, 10_000, 30_000])),

@@ -3,7 +3,7 @@
 //! Operations whose outcome is unknown may take effect at any time after their call, or never. Operations that failed for certain are not
 //! in the history. Values are unique, so that a write that nobody can have seen may be left out: that keeps the search small.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 /// What an operation did. `None` is the absent value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub struct Operation {
 /// The order in which the history breaks down, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotLinearizable {
+    /// No order was found, but not all were tried: there are too many.
+    pub undecided: bool,
     /// As many operations as could be put in order.
     pub ordered: usize,
     /// The operation after which no order works, and those around it.
@@ -124,14 +126,17 @@ impl Points {
     }
 }
 
-/// Values that somebody has seen.
-fn seen(history: &[Operation]) -> BTreeSet<u64> {
-    let mut seen = BTreeSet::new();
+/// Values that somebody has seen, and until when at the latest they must have been written.
+fn seen(history: &[Operation]) -> BTreeMap<u64, u64> {
+    let mut seen = BTreeMap::new();
     for operation in history {
-        match operation.kind {
-            Kind::Read(found) => seen.extend(found),
-            Kind::Swap { outcome: Some((_, found)), .. } => seen.extend(found),
-            Kind::Write(_) | Kind::Swap { outcome: None, .. } => {}
+        let found = match operation.kind {
+            Kind::Read(found) | Kind::Swap { outcome: Some((_, found)), .. } => found,
+            Kind::Write(_) | Kind::Swap { outcome: None, .. } => None,
+        };
+        if let (Some(value), Some(returned)) = (found, operation.returned) {
+            let until = seen.entry(value).or_insert(returned);
+            *until = returned.min(*until);
         }
     }
     seen
@@ -140,59 +145,172 @@ fn seen(history: &[Operation]) -> BTreeSet<u64> {
 /// Checks the history of one key that begins absent.
 pub fn check(history: &[Operation]) -> Result<(), Box<NotLinearizable>> {
     let seen = seen(history);
-    let matters = |operation: &&Operation| match (operation.returned, operation.kind) {
-        (Some(_), _) | (None, Kind::Write(None)) => true,
-        (None, Kind::Write(Some(value)) | Kind::Swap { new: value, .. }) => seen.contains(&value),
-        (None, Kind::Read(_)) => false,
+    // An unknown outcome that nobody has seen the effect of may as well not have been; one that somebody has seen took place before that.
+    let bound = |operation: &Operation| match (operation.returned, operation.kind) {
+        (Some(_), _) | (None, Kind::Write(None)) => Some(*operation),
+        (None, Kind::Write(Some(value)) | Kind::Swap { new: value, .. }) => {
+            let until = *seen.get(&value)?;
+            Some(Operation { returned: Some(until.max(operation.called)), ..*operation })
+        }
+        (None, Kind::Read(_)) => None,
     };
-    let history: Vec<Operation> = history.iter().filter(matters).copied().collect();
-    search(&history)
+    let history: Vec<Operation> = history.iter().filter_map(bound).collect();
+    match stale(&history) {
+        Some(at) => Err(explain(&history, (0, at))),
+        None => search(&history),
+    }
+}
+
+/// The value that an operation has certainly left behind.
+fn leaves(operation: &Operation) -> Option<u64> {
+    match operation.kind {
+        Kind::Write(value) => value,
+        Kind::Swap { new, outcome: Some((true, _)), .. } | Kind::Swap { new, outcome: None, .. } => Some(new),
+        Kind::Swap { outcome: Some((false, _)), .. } | Kind::Read(_) => None,
+    }
+}
+
+/// An operation that found a value too early, or after another write had begun and ended between that value's write and it. Most bad
+/// histories are so plainly bad; for the others the search must try all orders.
+fn stale(history: &[Operation]) -> Option<usize> {
+    let writes: BTreeMap<u64, Operation> =
+        history.iter().filter_map(|operation| Some((leaves(operation)?, *operation))).collect();
+    // Writes and removals that have returned, by call; and the earliest return among those called at or after it.
+    let changes = |kind| matches!(kind, Kind::Write(_) | Kind::Swap { outcome: Some((true, _)), .. });
+    let mut ended: Vec<(u64, u64)> = history
+        .iter()
+        .filter(|operation| changes(operation.kind))
+        .filter_map(|operation| Some((operation.called, operation.returned?)))
+        .collect();
+    ended.sort_unstable();
+    let mut earliest = u64::MAX;
+    for (_, returned) in ended.iter_mut().rev() {
+        earliest = earliest.min(*returned);
+        *returned = earliest;
+    }
+    history.iter().position(|operation| {
+        let (Kind::Read(Some(found)) | Kind::Swap { outcome: Some((_, Some(found))), .. }) = operation.kind else {
+            return false;
+        };
+        let Some(write) = writes.get(&found) else { return true };
+        if operation.returned.is_some_and(|returned| returned < write.called) {
+            return true;
+        }
+        let Some(written) = write.returned else { return false };
+        let next = ended.partition_point(|(called, _)| *called <= written);
+        ended.get(next).is_some_and(|(_, returned)| *returned < operation.called)
+    })
+}
+
+/// So many steps the search may take: a good history takes about as many as it has operations.
+const STEPS_MAX: usize = 3_000_000;
+
+/// An operation that changes the state and was tried in a place: what to go back to if that leads nowhere.
+struct Choice {
+    id: usize,
+    before: Option<u64>,
+    ordered: usize,
+}
+
+struct Search<'a> {
+    history: &'a [Operation],
+    points: Points,
+    done: Vec<u64>,
+    /// Invariant: exactly the operations that are done, and taken out of `points`.
+    order: Vec<usize>,
+    state: Option<u64>,
+}
+
+impl Search<'_> {
+    fn is_done(&self, id: usize) -> bool {
+        self.done[id / 64] & (1 << (id % 64)) != 0
+    }
+
+    fn take(&mut self, id: usize) {
+        self.done[id / 64] |= 1 << (id % 64);
+        self.order.push(id);
+        self.points.lift(id);
+    }
+
+    fn take_back(&mut self, ordered: usize) {
+        while self.order.len() > ordered {
+            let id = self.order.pop().expect("longer than wanted");
+            self.done[id / 64] &= !(1 << (id % 64));
+            self.points.unlift(id);
+        }
+    }
+
+    /// Operations that change nothing and fit take place as soon as they can: waiting could not do them any good.
+    fn take_reads(&mut self) {
+        let mut at = self.points.next[0];
+        while at != 0
+            && let Point::Call(id) = self.points.points[at]
+        {
+            let kind = self.history[id].kind;
+            let reads = matches!(kind, Kind::Read(_) | Kind::Swap { outcome: Some((false, _)), .. });
+            if reads && step(self.state, kind).is_some() {
+                self.take(id);
+                at = self.points.next[0];
+            } else {
+                at = self.points.next[at];
+            }
+        }
+    }
 }
 
 fn search(history: &[Operation]) -> Result<(), Box<NotLinearizable>> {
-    let mut points = Points::new(history);
-    let mut done = vec![0u64; history.len().div_ceil(64)];
+    let points = Points::new(history);
+    // Removals whose outcome is unknown are all alike, but for when they were called: of those that are left the first is tried.
+    let is_open = |id: &usize| history[*id].returned.is_none();
+    let mut open: Vec<usize> = (0..history.len()).filter(is_open).collect();
+    open.sort_by_key(|id| points.call_at[*id]);
+    let done = vec![0u64; history.len().div_ceil(64)];
+    let mut search = Search { history, points, done, order: Vec::new(), state: None };
     let mut visited: HashSet<(Vec<u64>, Option<u64>)> = HashSet::new();
-    let mut order: Vec<(usize, Option<u64>)> = Vec::new();
-    let mut state = None;
+    let mut choices: Vec<Choice> = Vec::new();
     let mut deepest = (0, 0);
-    let mut at = points.next[0];
+    let mut steps = 0;
+    search.take_reads();
+    let mut at = search.points.next[0];
     loop {
         if at == 0 {
             return Ok(()); // Everything that has returned is in order.
         }
-        match points.points[at] {
+        steps += 1;
+        if steps > STEPS_MAX {
+            return Err(Box::new(NotLinearizable { undecided: true, ..*explain(history, deepest) }));
+        }
+        match search.points.points[at] {
             Point::Call(id) => {
-                let mut next = None;
-                if let Some(after) = step(state, history[id].kind) {
-                    done[id / 64] |= 1 << (id % 64);
-                    if visited.insert((done.clone(), after)) {
-                        next = Some(after);
-                    } else {
-                        done[id / 64] &= !(1 << (id % 64));
-                    }
-                }
-                at = match next {
-                    Some(after) => {
-                        order.push((id, state));
-                        state = after;
-                        points.lift(id);
-                        points.next[0]
-                    }
-                    None => points.next[at],
+                let (ordered, before) = (search.order.len(), search.state);
+                let alike = is_open(&id) && open.iter().find(|other| !search.is_done(**other)) != Some(&id);
+                let after = if alike { None } else { step(before, history[id].kind) };
+                let Some(after) = after else {
+                    at = search.points.next[at];
+                    continue;
                 };
+                search.take(id);
+                search.state = after;
+                if visited.insert((search.done.clone(), after)) {
+                    choices.push(Choice { id, before, ordered });
+                    search.take_reads();
+                    at = search.points.next[0];
+                } else {
+                    search.take_back(ordered);
+                    search.state = before;
+                    at = search.points.next[at];
+                }
             }
             Point::Return(id) => {
-                if order.len() >= deepest.0 {
-                    deepest = (order.len(), id);
+                if search.order.len() >= deepest.0 {
+                    deepest = (search.order.len(), id);
                 }
-                let Some((last, before)) = order.pop() else {
+                let Some(Choice { id, before, ordered }) = choices.pop() else {
                     return Err(explain(history, deepest));
                 };
-                done[last / 64] &= !(1 << (last % 64));
-                state = before;
-                points.unlift(last);
-                at = points.next[points.call_at[last]];
+                search.take_back(ordered);
+                search.state = before;
+                at = search.points.next[search.points.call_at[id]];
             }
         }
     }
@@ -204,5 +322,5 @@ fn explain(history: &[Operation], (ordered, stuck): (usize, usize)) -> Box<NotLi
     around.sort_by_key(|operation| operation.called);
     let place = around.iter().position(|operation| operation.called >= centre).unwrap_or(0);
     let around = around[place.saturating_sub(12)..(place + 8).min(around.len())].to_vec();
-    Box::new(NotLinearizable { ordered, around })
+    Box::new(NotLinearizable { undecided: false, ordered, around })
 }
