@@ -21,12 +21,8 @@ fn different_seeds_are_different_runs() {
 
 /// As recorded; `make sim` runs this test in the release profile, `make test` in the one for development, so that each is compared with
 /// the same numbers. Whoever changes what a seed does records them anew: the failure prints them.
-const RECORDED: [(u64, u64); 4] = [
-    (4, 0xe519_83b6_e5ee_8a70),
-    (7, 0x9cce_2154_7b31_2c38),
-    (17, 0x6275_6046_1f9a_ed28),
-    (46, 0xfa03_0f3b_3692_d758),
-];
+const RECORDED: [(u64, u64); 4] =
+    [(4, 0xe519_83b6_e5ee_8a70), (7, 0x9cce_2154_7b31_2c38), (17, 0x6275_6046_1f9a_ed28), (46, 0xfa03_0f3b_3692_d758)];
 
 #[test]
 fn digests_are_the_same_in_every_build() {
