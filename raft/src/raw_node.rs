@@ -199,6 +199,11 @@ impl<S: Storage, O: Observer> RawNode<S, O> {
         self.step_local(Message { kind: MessageType::Hup, ..Message::default() });
     }
 
+    /// On a leader: sends heartbeats now. They do not wait for the next ones any less.
+    pub fn send_heartbeats(&mut self) {
+        self.step_local(Message { kind: MessageType::Beat, ..Message::default() });
+    }
+
     /// Proposes `data` to be appended to the log. Says where it is, if this peer leads.
     pub fn propose(&mut self, data: Bytes) -> Result<Proposed, ProposeError> {
         self.propose_payloads(vec![Payload::Normal(data)])
@@ -487,6 +492,11 @@ impl<S: Storage, O: Observer> RawNode<S, O> {
     /// The index up to which storage has said that the log is durable.
     pub fn stable_index(&self) -> u64 {
         self.raft.log.unstable.offset - 1
+    }
+
+    /// The index of a snapshot that has taken the place of log and members here, and that storage has not reported as written.
+    pub fn pending_snapshot_index(&self) -> Option<u64> {
+        self.raft.log.unstable.snapshot.as_ref().map(|snapshot| snapshot.metadata.index)
     }
 
     /// The term of the entry at `index`, if the log still holds that or ends its compacted part with it.

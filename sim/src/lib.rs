@@ -21,6 +21,7 @@ pub mod finale;
 pub mod knobs;
 pub mod laws;
 pub mod linear;
+mod liveness;
 pub mod minimise;
 pub mod network;
 pub mod rng;
