@@ -122,6 +122,7 @@ impl<L: LogReader> Peer<L> {
             disable_proposal_forwarding: true,
             disable_conf_change_validation: false,
             step_down_on_removal: true,
+            ids_are_unique: true,
             seed: settings.seed ^ me.id.wrapping_mul(0x9e37_79b9_7f4a_7c15),
         };
         let term = initial.hard_state.term;
