@@ -489,6 +489,11 @@ impl<S: Storage, O: Observer> RawNode<S, O> {
         self.raft.log.unstable.offset - 1
     }
 
+    /// The index of a snapshot that has taken the place of log and members here, and that storage has not reported as written.
+    pub fn pending_snapshot_index(&self) -> Option<u64> {
+        self.raft.log.unstable.snapshot.as_ref().map(|snapshot| snapshot.metadata.index)
+    }
+
     /// The term of the entry at `index`, if the log still holds that or ends its compacted part with it.
     pub fn term_at(&self, index: u64) -> Option<u64> {
         self.raft.log.term(index).ok()

@@ -229,6 +229,10 @@ impl<L: LogReader> Peer<L> {
         settings: &Settings,
         round: &mut Round,
     ) {
+        if self.raft.pending_snapshot_index().is_some() {
+            // The applier was still at entries that the snapshot takes the place of; the group has the snapshot's members already.
+            return self.set_region(region);
+        }
         let state = self.raft.apply_conf_change(change);
         assert!(state.equivalent(&conf_state(&region)), "region {} and its group have the same members", region.id);
         self.raft.storage_mut().set_conf_state(state);
