@@ -32,6 +32,7 @@ SIM := $(CARGO) run --quiet --release --target-dir $(TARGET_DIR)/sim -p flotilla
 
 sim:
 	$(CARGO) test --quiet --release --target-dir $(TARGET_DIR)/sim -p flotilla-sim --test determinism
+	$(SIM) -- --group --seeds 0..500 --quiet
 	$(SIM) -- --seeds 0..500 --secs 60 --threads 2 --quiet
 
 sim-bugs:

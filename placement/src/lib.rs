@@ -17,6 +17,8 @@
 //! (or a read index taken after the request came) proves that no newer leader answers already. This crate makes sure that
 //! a successor starts above everything that was handed out before; it cannot know that it has been succeeded.
 //!
+//! [`Seat`] does all of this for a store, as pure logic, too; [`Reporter`] is its counterpart, which tells the driver of a store.
+//!
 //! Deliberately missing: balancing of replicas, draining and removal of stores, splits and merges on its own initiative, labels.
 //! Voters beyond [`Settings::replicas`] are left alone: an administrator wanted them.
 
@@ -40,7 +42,9 @@ mod operators;
 mod plan;
 mod refusal;
 mod report;
+mod reporter;
 mod requests;
+pub mod seat;
 mod settings;
 mod stores;
 mod tso;
@@ -51,6 +55,8 @@ use flotilla_proto::placement::{PlacementRequest, PlacementResponse};
 
 pub use journal::{BatchId, Write};
 pub use load::LoadError;
+pub use reporter::Reporter;
+pub use seat::{Seat, SeatInput, SeatOutput, SystemLead};
 pub use settings::Settings;
 
 use directory::Directory;

@@ -49,6 +49,13 @@ pub const OWN_LEARNERS_MAX: usize = 65_536;
 /// Displaced descriptions kept to answer for holes of the directory; a hole lasts for a heartbeat or an election.
 pub const GHOSTS_MAX: usize = 4_096;
 
+/// Questions kept while the driver is being loaded; whoever asks beyond that asks again.
+pub const EARLY_MAX: usize = 1_024;
+/// Between attempts to load the driver.
+pub const LOAD_AGAIN_MS: u64 = 50;
+/// Changed regions in one heartbeat; more go into the next one at once.
+pub const REPORTS_PER_HEARTBEAT: usize = 2_000;
+
 const _: () =
     assert!(PHYSICAL_MAX_MS <= i64::MAX as u64 / LOGICAL_PER_MS, "a packed timestamp fits a signed 64-bit number");
 const _: () = assert!(KEYSPACE_IDS <= 1 << 24, "a keyspace id fits three bytes");

@@ -45,36 +45,44 @@ impl LoadError {
 }
 
 impl Placement {
-    /// The pairs that a new cluster begins with: its id, the first store, the mark below which ids are taken, keyspace `DEFAULT`
+    /// The pairs that a new cluster begins with: its id, the first stores, the mark below which ids are taken, keyspace `DEFAULT`
     /// and the regions.
     ///
-    /// Panics unless `next_id` is above all ids in use, the store has an address and a join token, and the regions are complete
-    /// and have peers on that store only.
+    /// Panics unless `next_id` is above all ids in use, the stores have addresses and join tokens, and the regions are complete
+    /// and have peers on those stores only.
     pub fn bootstrap_pairs(
         cluster_id: u64,
-        store: &Store,
+        stores: &[Store],
         regions: &[Region],
         next_id: u64,
     ) -> Vec<(Vec<u8>, Vec<u8>)> {
         assert!(cluster_id != 0, "a cluster has an id");
-        assert!(0 < store.id && store.id < next_id, "the first store's id is below the id mark");
-        assert!(
-            is_address(&store.address) && !store.join_token.is_empty(),
-            "the first store has an address and a join token"
-        );
+        for store in stores {
+            assert!(0 < store.id && store.id < next_id, "a first store's id is below the id mark");
+            assert!(
+                is_address(&store.address) && !store.join_token.is_empty(),
+                "a first store has an address and a join token"
+            );
+        }
         for region in regions {
             assert!(region.id < next_id, "region ids are below the id mark");
             assert!(region.peers.iter().all(|peer| peer.id < next_id), "peer ids are below the id mark");
-            assert!(region.peers.iter().all(|peer| peer.store_id == store.id), "there is one store");
+            let is_first = |id: u64| stores.iter().any(|store| store.id == id);
+            assert!(region.peers.iter().all(|peer| is_first(peer.store_id)), "peers are on the first stores");
             assert!(check_region(region.clone()).is_ok(), "bootstrapped regions are complete");
         }
-        let store = Store { state: StoreState::Up as i32, stats: None, last_heartbeat_age_ms: 0, ..store.clone() };
+        let up = |store: &Store| Store {
+            state: StoreState::Up as i32,
+            stats: None,
+            last_heartbeat_age_ms: 0,
+            ..store.clone()
+        };
         let mut records = alloc::vec![
             Record::ClusterId(cluster_id),
             Record::IdLimit(next_id),
-            Record::Store(store),
             Record::Keyspace(Keyspace { id: 0, name: DEFAULT_NAME.into() }),
         ];
+        records.extend(stores.iter().map(up).map(Record::Store));
         records.extend(regions.iter().cloned().map(Record::Region));
         let pair = |record: Record| {
             let write = record.write();

@@ -57,6 +57,9 @@ pub struct Config {
     pub disable_conf_change_validation: bool,
     /// A leader that is removed or demoted steps down when it applies that change.
     pub step_down_on_removal: bool,
+    /// A peer that was removed is never added again under its id. Then one of two voters that was removed can let the other one be elected
+    /// whatever their logs. Not in etcd/raft, which such a group locks out for ever.
+    pub ids_are_unique: bool,
     /// The source of all randomness of this group.
     pub seed: u64,
 }
@@ -82,6 +85,7 @@ impl Default for Config {
             disable_proposal_forwarding: false,
             disable_conf_change_validation: false,
             step_down_on_removal: true,
+            ids_are_unique: false,
             seed: 0,
         }
     }

@@ -25,7 +25,7 @@ use crate::raw_node::SoftState;
 use crate::read_only::{ReadOnly, ReadState};
 use crate::rng::Rng;
 use crate::storage::Storage;
-use crate::tracker::Tracker;
+use crate::tracker::{Configuration, Tracker};
 
 pub use leader::Proposed;
 
@@ -340,7 +340,7 @@ impl<S: Storage, O: Observer> Raft<S, O> {
             || (pre_vote && message.term > self.term);
         let candidate = EntryId { term: message.log_term, index: message.index };
         let kind = if pre_vote { MessageType::PreVoteResp } else { MessageType::VoteResp };
-        if free && self.log.is_up_to_date(candidate) {
+        if free && (self.log.is_up_to_date(candidate) || self.yields_to(message.from)) {
             self.log_vote("cast", message);
             // In the term of the question, which in a pre-vote is not this peer's.
             self.send(Message { term: message.term, ..Message::new(kind, message.from) });
@@ -355,6 +355,17 @@ impl<S: Storage, O: Observer> Raft<S, O> {
                 self.send(Message { term: self.term, reject: true, ..Message::new(kind, message.from) });
             }
         }
+    }
+
+    /// Whether this peer was removed for good and left one voter, who may not know it. Two voters, of which one goes, need both for all that
+    /// is committed before; afterwards the other one alone decides. So that one has everything, whatever else lies in this log, and may never
+    /// learn of the removal without this vote.
+    fn yields_to(&self, candidate: u64) -> bool {
+        let Configuration { voters, .. } = &self.tracker.config;
+        self.config.ids_are_unique
+            && !self.tracker.progress.contains(self.config.id)
+            && voters.is_singleton()
+            && voters.contains(candidate)
     }
 
     fn log_vote(&mut self, verdict: &str, message: &Message) {

@@ -158,9 +158,10 @@ impl Applier {
             }
         }
         self.write(disk, &mut output);
-        let is_conf = |change: &Change| matches!(change, Change::Conf { .. });
-        if output.applied.iter().any(|applied| applied.changes.iter().any(is_conf)) {
-            // The leader will tell a removed peer, which then destroys itself. It must not come back to needing that peer's vote.
+        // Members: the leader will tell a removed peer, which then destroys itself. It must not come back to needing that peer's vote.
+        // A split: the child will acknowledge where its log begins. It must not come back without one.
+        let must_last = |change: &Change| matches!(change, Change::Conf { .. } | Change::Split { .. });
+        if output.applied.iter().any(|applied| applied.changes.iter().any(must_last)) {
             disk.sync();
         }
         output.responses = std::mem::take(&mut self.responses);

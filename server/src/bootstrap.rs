@@ -151,7 +151,7 @@ pub fn begin_cluster(engine: &Engine, address: &str) -> Result<StoreIdent, Boots
     for region in &regions {
         put_initial_states(&mut batch, region, region.peers[0].id);
     }
-    for (key, value) in Placement::bootstrap_pairs(ident.cluster_id, &store, &regions, NEXT_ID) {
+    for (key, value) in Placement::bootstrap_pairs(ident.cluster_id, &[store], &regions, NEXT_ID) {
         batch.put(Cf::Default, data_key(Space::System, &key), value);
     }
     batch.put_message(Cf::Raft, STORE_IDENT_KEY.to_vec(), &ident);

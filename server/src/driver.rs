@@ -1,19 +1,17 @@
-//! Runs the placement driver where the system group is led.
+//! Runs the placement driver where the system group is led: the shell of [`Seat`], which has the rules.
 //!
-//! One task owns it. When this store becomes leader of the system group it reads the group's data under a read index and loads the driver;
-//! when the lead is lost, or a write of the driver's fails, the driver is dropped. What it wants written goes through the system group's
-//! log like any write, fenced by the term. Answers that must not come from a leader that has been replaced without knowing (timestamps,
-//! ids) wait for one more read index, shared by all that are due at a time.
+//! One task owns it. What the driver wants written goes through the system group's log like any write, fenced by the term; loading it, and
+//! confirming the lead for answers that must not come from a leader that has been replaced without knowing, take a read index each.
 
 use std::{collections::HashMap, time::Duration};
 
 use bytes::Bytes;
 use flotilla_engine::Direction;
-use flotilla_placement::{BatchId, Input, Lead, Now, Output, Placement, RequestId, Settings, Write};
+use flotilla_placement::{BatchId, Now, RequestId, Seat, SeatInput, SeatOutput, Settings, SystemLead, Write};
 use flotilla_proto::{
     disk::{Cf, data_end_key, data_key},
-    placement::{PlacementErrorKind, PlacementRequest, PlacementResponse, placement_response::Response},
-    store::{self, Mutation, Space},
+    placement::{PlacementRequest, PlacementResponse},
+    store::{self, Mutation, RegionError, Space},
 };
 use flotilla_raftstore::Target;
 use tokio::{
@@ -21,10 +19,13 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::{bootstrap::SYSTEM_REGION, clock, links::refuse, node::Node, store::SystemLead};
+use crate::{bootstrap::SYSTEM_REGION, clock, node::Node};
 
 /// Requests that wait for the driver's task. Beyond it callers wait.
 pub const QUESTIONS_MAX: usize = 1024;
+
+/// A key of the system space under which nothing ever lies: an entry that changes nothing.
+const BARRIER: &[u8] = b"barrier";
 
 /// A question and where its answer goes.
 pub struct Question {
@@ -32,24 +33,15 @@ pub struct Question {
     pub answer: oneshot::Sender<PlacementResponse>,
 }
 
-enum News {
-    Loaded(u64, Box<Result<Placement, String>>),
-    Written(u64, BatchId, Result<(), String>),
-    Confirmed(Vec<(RequestId, PlacementResponse)>),
-}
-
 /// The task's state.
 struct Driver {
     node: Node,
-    settings: Settings,
-    lead: SystemLead,
-    /// Invariant: belongs to `lead.term`, and `lead.is_here`.
-    placement: Option<Placement>,
-    /// Questions that came while the driver was being loaded.
-    early: Vec<Question>,
+    seat: Seat,
     open: HashMap<RequestId, oneshot::Sender<PlacementResponse>>,
     last_id: u64,
-    news: mpsc::UnboundedSender<News>,
+    /// What the seat asked for has come to an end.
+    news: mpsc::UnboundedSender<SeatInput>,
+    runs: bool,
 }
 
 fn now() -> Now {
@@ -68,18 +60,10 @@ pub async fn run(
     mut questions: mpsc::Receiver<Question>,
 ) {
     let (news, mut heard) = mpsc::unbounded_channel();
-    let mut driver = Driver {
-        node,
-        settings,
-        lead: SystemLead::default(),
-        placement: None,
-        early: Vec::new(),
-        open: HashMap::new(),
-        last_id: 0,
-        news,
-    };
+    let seat = Seat::new(node.store_id(), settings);
+    let mut driver = Driver { node, seat, open: HashMap::new(), last_id: 0, news, runs: false };
     loop {
-        let deadline = driver.placement.as_ref().map(|placement| placement.next_deadline_ms());
+        let deadline = driver.seat.next_deadline_ms();
         let due =
             Instant::now() + Duration::from_millis(deadline.map_or(60_000, |at| at.saturating_sub(clock::now_ms())));
         tokio::select! {
@@ -88,7 +72,7 @@ pub async fn run(
                     return;
                 }
                 let now = *lead.borrow_and_update();
-                driver.lead_changed(now);
+                driver.handle(SeatInput::Lead(now));
             }
             question = questions.recv() => {
                 let Some(question) = question else { return };
@@ -97,196 +81,100 @@ pub async fn run(
                     driver.ask(question);
                 }
             }
-            Some(news) = heard.recv() => driver.hear(news),
-            () = sleep_until(due) => driver.input(Input::Tick),
+            Some(news) = heard.recv() => driver.handle(news),
+            () = sleep_until(due) => driver.handle(SeatInput::Tick),
         }
         driver.act();
     }
 }
 
 impl Driver {
-    fn lead_changed(&mut self, lead: SystemLead) {
-        if lead == self.lead {
-            return;
-        }
-        let continues = lead.is_here && self.lead.is_here && lead.term == self.lead.term;
-        self.lead = lead;
-        if continues {
-            return;
-        }
-        self.drop_driver();
-        if lead.is_here {
-            self.load();
-        }
-    }
-
-    fn drop_driver(&mut self) {
-        if self.placement.take().is_some() {
-            tracing::info!("the placement driver of term {} ends here", self.lead.term);
-        }
-        let answer = self.not_leader();
-        for (_, sender) in self.open.drain() {
-            let _ = sender.send(answer.clone());
-        }
-        for question in self.early.drain(..) {
-            let _ = question.answer.send(answer.clone());
-        }
-    }
-
-    fn not_leader(&self) -> PlacementResponse {
-        if self.lead.is_here {
-            refuse(PlacementErrorKind::NotReady, "the placement driver is starting", self.lead.store_id)
-        } else {
-            refuse(PlacementErrorKind::NotLeader, "this store does not lead the system group", self.lead.store_id)
-        }
-    }
-
-    fn load(&self) {
-        let (node, settings, news) = (self.node.clone(), self.settings.clone(), self.news.clone());
-        let term = self.lead.term;
-        tokio::spawn(async move {
-            let loaded = load(&node, term, settings).await;
-            let _ = news.send(News::Loaded(term, Box::new(loaded)));
-        });
+    fn handle(&mut self, input: SeatInput) {
+        self.seat.handle(now(), input);
     }
 
     fn ask(&mut self, question: Question) {
-        if self.placement.is_none() {
-            if self.lead.is_here && self.early.len() < QUESTIONS_MAX {
-                self.early.push(question);
-            } else {
-                let _ = question.answer.send(self.not_leader());
-            }
-            return;
-        }
         self.last_id += 1;
         let id = RequestId(self.last_id);
         self.open.insert(id, question.answer);
-        self.input(Input::Request { id, request: question.request });
+        self.handle(SeatInput::Request { id, request: question.request });
     }
 
-    fn input(&mut self, input: Input) {
-        if let Some(placement) = &mut self.placement {
-            placement.handle(now(), input);
+    /// Carries out what the seat asks for.
+    fn act(&mut self) {
+        if self.runs != self.seat.driver().is_some() {
+            self.runs = !self.runs;
+            let what = if self.runs { "runs here" } else { "ends here" };
+            tracing::info!("the placement driver {what}; the system group's term is {}", self.seat.lead().term);
         }
-    }
-
-    fn hear(&mut self, news: News) {
-        match news {
-            News::Loaded(term, loaded) if self.lead.is_here && term == self.lead.term && self.placement.is_none() => {
-                match *loaded {
-                    Ok(placement) => {
-                        tracing::info!("the placement driver runs here, in term {term}");
-                        self.placement = Some(placement);
-                        for question in std::mem::take(&mut self.early) {
-                            self.ask(question);
-                        }
-                    }
-                    Err(reason) => {
-                        tracing::warn!("the placement driver cannot start yet: {reason}");
-                        let retry = self.news.clone();
-                        let (node, settings) = (self.node.clone(), self.settings.clone());
-                        tokio::spawn(async move {
-                            tokio::time::sleep(Duration::from_millis(50)).await;
-                            let loaded = load(&node, term, settings).await;
-                            let _ = retry.send(News::Loaded(term, Box::new(loaded)));
-                        });
-                    }
-                }
-            }
-            News::Written(term, batch, Ok(())) if term == self.lead.term && self.placement.is_some() => {
-                self.input(Input::Written(batch))
-            }
-            News::Written(term, _, Err(reason)) if term == self.lead.term && self.placement.is_some() => {
-                tracing::info!("the placement driver lost a write and starts again: {reason}");
-                self.drop_driver();
-                if self.lead.is_here {
-                    self.load();
-                }
-            }
-            News::Confirmed(answers) => {
-                for (id, response) in answers {
+        while let Some(output) = self.seat.poll_output() {
+            match output {
+                SeatOutput::Load { term } => self.load(term),
+                SeatOutput::Replicate { term, batch, writes } => self.replicate(term, batch, writes),
+                SeatOutput::Confirm { term, round } => self.confirm(term, round),
+                SeatOutput::Answer { id, response } => {
                     if let Some(sender) = self.open.remove(&id) {
                         let _ = sender.send(response);
                     }
                 }
             }
-            News::Loaded(..) | News::Written(..) => {}
         }
     }
 
-    /// Carries out what the driver asks for.
-    fn act(&mut self) {
-        let mut confirm = Vec::new();
-        while let Some(output) = self.placement.as_mut().and_then(Placement::poll_output) {
-            match output {
-                Output::Replicate { batch, writes } => self.replicate(batch, writes),
-                Output::Answer { id, response } => match &response.response {
-                    Some(
-                        Response::Tso(_)
-                        | Response::Ids(_)
-                        | Response::Join(_)
-                        | Response::Keyspace(_)
-                        | Response::GcSafePoint(_),
-                    ) => confirm.push((id, response)),
-                    _ => {
-                        if let Some(sender) = self.open.remove(&id) {
-                            let _ = sender.send(response);
-                        }
-                    }
-                },
-            }
-        }
-        if !confirm.is_empty() {
-            self.confirm(confirm);
-        }
-    }
-
-    fn replicate(&self, batch: BatchId, writes: Vec<Write>) {
-        let (node, news, term) = (self.node.clone(), self.news.clone(), self.lead.term);
-        let mutation = |write: Write| Mutation { cf: Cf::Default as u32, key: write.key.into(), value: write.value };
-        let write = store::Write { mutations: writes.into_iter().map(mutation).collect(), ..Default::default() };
+    fn load(&self, term: u64) {
+        let (node, news) = (self.node.clone(), self.news.clone());
         tokio::spawn(async move {
-            let written = loop {
-                match node.submit_write(target(term), write.clone()).await {
-                    Ok(_) => break Ok(()),
-                    // Definitely not applied, and worth another try.
-                    Err(error) if error.busy.is_some() => tokio::time::sleep(Duration::from_millis(10)).await,
-                    Err(error) => break Err(error.message),
-                }
-            };
-            let _ = news.send(News::Written(term, batch, written));
+            let loaded = load(&node, term).await;
+            if let Err(reason) = &loaded {
+                tracing::warn!("the placement driver cannot start yet: {reason}");
+            }
+            let _ = news.send(SeatInput::Loaded { term, pairs: loaded.ok() });
         });
     }
 
-    fn confirm(&self, answers: Vec<(RequestId, PlacementResponse)>) {
-        let (node, news, lead) = (self.node.clone(), self.news.clone(), self.lead);
+    fn replicate(&self, term: u64, batch: BatchId, writes: Vec<Write>) {
+        let (node, news) = (self.node.clone(), self.news.clone());
+        let mutation = |write: Write| Mutation { cf: Cf::Default as u32, key: write.key.into(), value: write.value };
+        let write = store::Write { mutations: writes.into_iter().map(mutation).collect(), ..Default::default() };
         tokio::spawn(async move {
-            let answers = match node.submit_read(target(lead.term)).await {
-                Ok(_) => answers,
-                Err(_) => {
-                    let refusal =
-                        refuse(PlacementErrorKind::NotReady, "the lead of the system group could not be confirmed", 0);
-                    answers.into_iter().map(|(id, _)| (id, refusal.clone())).collect()
-                }
-            };
-            let _ = news.send(News::Confirmed(answers));
+            let written = submit(&node, term, write).await;
+            if let Err(error) = &written {
+                tracing::info!("the placement driver lost a write and starts again: {}", error.message);
+            }
+            let _ = news.send(SeatInput::Written { term, batch, is_done: written.is_ok() });
+        });
+    }
+
+    fn confirm(&self, term: u64, round: u64) {
+        let (node, news) = (self.node.clone(), self.news.clone());
+        tokio::spawn(async move {
+            let is_so = node.submit_read(target(term)).await.is_ok();
+            let _ = news.send(SeatInput::Confirmed { round, is_so });
         });
     }
 }
 
-async fn load(node: &Node, term: u64, settings: Settings) -> Result<Placement, String> {
+async fn submit(node: &Node, term: u64, write: store::Write) -> Result<(), RegionError> {
+    loop {
+        match node.submit_write(target(term), write.clone()).await {
+            Ok(_) => return Ok(()),
+            // Definitely not applied, and worth another try.
+            Err(error) if error.busy.is_some() => tokio::time::sleep(Duration::from_millis(10)).await,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn load(node: &Node, term: u64) -> Result<Vec<(Bytes, Bytes)>, String> {
+    let nothing = Mutation { cf: Cf::Default as u32, key: Bytes::from_static(BARRIER), value: None };
+    let barrier = store::Write { mutations: vec![nothing], ..Default::default() };
+    submit(node, term, barrier).await.map_err(|error| error.message)?;
     let view = node.submit_read(target(term)).await.map_err(|error| error.message)?;
-    let lead = Lead { store_id: node.store_id(), term };
     let read = move || {
         let (start, end) = (data_key(Space::System, b""), data_end_key(Space::System, b""));
         let scan = view.snapshot.scan(Cf::Default, &start, &end, Direction::Forward);
-        let mut pairs: Vec<(Bytes, Bytes)> = Vec::new();
-        for pair in scan {
-            let (key, value) = pair.map_err(|error| error.to_string())?;
-            pairs.push((key.slice(1..), value));
-        }
-        Placement::load(pairs, lead, now(), settings).map_err(|error| error.to_string())
+        let pairs = scan.map(|pair| pair.map(|(key, value)| (key.slice(1..), value)));
+        pairs.collect::<Result<_, _>>().map_err(|error| error.to_string())
     };
     tokio::task::spawn_blocking(read).await.map_err(|error| error.to_string())?
 }

@@ -1,14 +1,12 @@
 //! Tells the placement driver what it needs to know, at once when something changes and every second otherwise, and carries out what it
 //! says.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
+use flotilla_placement::Reporter;
 use flotilla_proto::{
     disk::{ADDRESS_BOOK_KEY, Cf, WriteBatch},
-    placement::{
-        HeartbeatRequest, HeartbeatResponse, Instruction, RegionReport, placement_request::Request,
-        placement_response::Response,
-    },
+    placement::{HeartbeatResponse, Instruction, placement_request::Request, placement_response::Response},
     store::{AddressBook, StoreAddress},
 };
 use flotilla_raftstore::{Command, Target};
@@ -29,67 +27,47 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const GATHER: Duration = Duration::from_millis(2);
 /// After a heartbeat that failed.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Regions in one heartbeat; more go into the next one at once.
-const REGIONS_MAX: usize = 2000;
-
 /// Runs until the store stops.
 pub async fn run(node: Node, mut news: mpsc::UnboundedReceiver<News>) {
-    let mut led: HashMap<u64, RegionReport> = HashMap::new();
-    let mut changed: Vec<u64> = Vec::new();
-    let mut system_term = 0;
-    let mut full = true;
+    let mut reporter = Reporter::new();
     let mut lead = node.store().system_lead.subscribe();
     loop {
-        let due = Instant::now() + if changed.is_empty() && !full { INTERVAL } else { Duration::ZERO };
+        let due = Instant::now() + if reporter.is_urgent() { Duration::ZERO } else { INTERVAL };
         tokio::select! {
             first = news.recv() => {
                 let Some(first) = first else { return };
-                note(first, &mut led, &mut changed);
+                note(first, &mut reporter);
                 sleep(GATHER).await;
                 while let Ok(more) = news.try_recv() {
-                    note(more, &mut led, &mut changed);
+                    note(more, &mut reporter);
                 }
             }
             () = sleep_until(due) => {}
             _ = lead.changed() => {}
         }
-        changed.sort_unstable();
-        changed.dedup();
-        let told: Vec<u64> =
-            if full { led.keys().copied().collect() } else { changed.iter().copied().take(REGIONS_MAX).collect() };
-        let request = HeartbeatRequest {
-            store_id: node.store_id(),
-            address: node.address().to_owned(),
-            stats: Some(node.stats()),
-            regions: told.iter().filter_map(|id| led.get(id)).cloned().collect(),
-            full,
-        };
+        let request = reporter.heartbeat(node.store_id(), node.address().to_owned(), node.stats());
         match node.placement(Request::Heartbeat(request)).await.response {
             Some(Response::Heartbeat(answer)) => {
-                changed.retain(|id| told.binary_search(id).is_err() && !full);
-                full = answer.want_full || (answer.system_term != system_term && !full);
-                system_term = answer.system_term;
+                reporter.answered(&answer);
                 take(&node, answer);
             }
             Some(Response::Error(error)) => {
                 tracing::debug!("heartbeat failed: {}", error.message);
+                reporter.unanswered();
                 sleep(PAUSE).await;
             }
-            _ => sleep(PAUSE).await,
+            _ => {
+                reporter.unanswered();
+                sleep(PAUSE).await;
+            }
         }
     }
 }
 
-fn note(news: News, led: &mut HashMap<u64, RegionReport>, changed: &mut Vec<u64>) {
+fn note(news: News, reporter: &mut Reporter) {
     match news {
-        News::Led(report) => {
-            let id = report.region.as_ref().map_or(0, |region| region.id);
-            changed.push(id);
-            led.insert(id, *report);
-        }
-        News::Lost(id) => {
-            led.remove(&id);
-        }
+        News::Led(report) => reporter.led(*report),
+        News::Lost(id) => reporter.lost(id),
     }
 }
 

@@ -49,7 +49,7 @@ use crate::{
     disk::StoreDisk,
     links::Links,
     node::Node,
-    store::{Inbox, Store, SystemLead},
+    store::{Inbox, Store},
     workers::Threads,
 };
 
@@ -174,7 +174,7 @@ pub async fn run(
         transport: transport.clone(),
         address_book: Mutex::new(address_book.clone()),
         other_stores: Mutex::new(other_stores),
-        system_lead: watch::Sender::new(SystemLead::default()),
+        system_lead: watch::Sender::default(),
         news,
         snapshots_sending: Semaphore::new(config.raft.snapshots_sending_max),
         snapshots_receiving: Semaphore::new(config.raft.snapshots_receiving_max),

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+pub use flotilla_placement::seat::refuse;
 use flotilla_proto::{
     admin::{StoreRequest, StoreResponse, store_request::Request, store_response::Response},
-    placement::{PlacementError, PlacementErrorKind, PlacementResponse, placement_request, placement_response},
+    placement::{PlacementErrorKind, placement_request},
     store::{Frame, RaftMessage, SnapshotHeader},
 };
 use flotilla_raftstore::{Event, recover::worker_of};
@@ -18,12 +19,6 @@ use crate::{liveness, metrics::metrics, node::Node, snapshots, store::StoreSlot}
 pub struct Links {
     pub store: StoreSlot,
     pub node: Arc<std::sync::OnceLock<Node>>,
-}
-
-/// A refusal of the placement driver.
-pub fn refuse(kind: PlacementErrorKind, message: impl Into<String>, leader_store_id: u64) -> PlacementResponse {
-    let error = PlacementError { kind: kind as i32, message: message.into(), leader_store_id };
-    PlacementResponse { response: Some(placement_response::Response::Error(error)) }
 }
 
 impl Handler for Links {

@@ -6,6 +6,7 @@ use std::sync::{
 };
 
 use crossbeam::channel::Sender;
+use flotilla_placement::SystemLead;
 use flotilla_proto::{
     placement::{RegionReport, StoreStats},
     store::{AddressBook, Peer},
@@ -81,17 +82,6 @@ impl Inbox {
 #[error("more than {bytes_max} bytes of requests wait for a raft worker")]
 pub struct InboxFull {
     bytes_max: usize,
-}
-
-/// Who leads the system group, as far as this store knows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SystemLead {
-    /// The store that leads; 0: unknown.
-    pub store_id: u64,
-    /// In which term.
-    pub term: u64,
-    /// This store does.
-    pub is_here: bool,
 }
 
 /// News for the placement driver about a region.

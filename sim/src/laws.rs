@@ -14,7 +14,6 @@ use flotilla_raft::{Entry, Payload};
 use flotilla_raftstore::{
     PeerView, RequestId, Response, Worker,
     apply::{Applied, ApplyTask, Change},
-    limits::FIRST_LOG_INDEX,
     recover::worker_of,
     wire,
 };
@@ -233,8 +232,7 @@ impl Laws {
         if raft.kind == APP_RESP && vote.0 == raft.term && raft.index > 0 {
             let disk = stores[store].disk.borrow();
             let durable = disk.durable();
-            let known = truncated(durable, region_id).max(FIRST_LOG_INDEX);
-            if known < raft.index && durable.log_term(region_id, raft.index).is_none() {
+            if truncated(durable, region_id) < raft.index && durable.log_term(region_id, raft.index).is_none() {
                 return Err(at(&format!("entries are durable before they are acknowledged: up to {}", raft.index)));
             }
             let leader = &stores[message.to.map_or(0, |peer| peer.store_id as usize) - 1];

@@ -18,6 +18,7 @@ pub mod disk;
 pub mod effects;
 pub mod faults;
 pub mod finale;
+pub mod group;
 pub mod knobs;
 pub mod laws;
 pub mod linear;

@@ -23,6 +23,9 @@ struct Arguments {
     /// How a seed's knobs are set.
     #[arg(long, value_enum, default_value = "random")]
     profile: Profile,
+    /// Run single groups of the consensus core, with joint changes of members, in the place of whole stores.
+    #[arg(long)]
+    group: bool,
     /// So many simulated seconds, whatever the seed says.
     #[arg(long)]
     secs: Option<u64>,
@@ -145,6 +148,9 @@ fn work(arguments: &Arguments) -> Result<ExitCode, String> {
         }
         flotilla_raft::seeded::choose(arguments.bug);
     }
+    if arguments.group {
+        return Ok(run_groups(arguments));
+    }
     let Some(seed) = arguments.seed else { return run_seeds(arguments) };
     let knobs = arguments.knobs(seed)?;
     println!("seed {seed}, profile {}: {knobs:?}", arguments.profile.name());
@@ -180,6 +186,25 @@ fn work(arguments: &Arguments) -> Result<ExitCode, String> {
             Ok(ExitCode::FAILURE)
         }
     }
+}
+
+fn run_groups(arguments: &Arguments) -> ExitCode {
+    let seeds = arguments.seed.map_or(arguments.seeds.clone(), |seed| seed..seed + 1);
+    let mut broken = 0;
+    for seed in seeds.clone() {
+        let law = flotilla_sim::group::run(seed);
+        broken += u64::from(law.is_some());
+        if let Some(law) = law {
+            println!("group {seed}: BROKEN {law}");
+            if !arguments.keep_going {
+                return ExitCode::FAILURE;
+            }
+        } else if !arguments.quiet {
+            println!("group {seed}: well");
+        }
+    }
+    println!("{} groups, {broken} broken", seeds.end - seeds.start);
+    if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Says all there is to say about a broken seed, and leaves its trace in a file.

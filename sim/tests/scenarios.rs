@@ -356,3 +356,20 @@ fn a_removed_peer_whose_acquaintances_were_all_replaced_is_told() {
         assert_eq!(world.peer_state(gone, region_id).status(), PeerStatus::Tombstone);
     }
 }
+
+/// Regression: the child had acknowledged where its log begins, a power cut took the split back, and the store stopped for ever: it took
+/// the leader's word of that acknowledgement for a proof that its disk had lost something.
+#[test]
+fn a_power_cut_right_after_a_split() {
+    for seed in 0..30 {
+        let mut world = World::scripted(Knobs { sync_us: (5_000, 60_000), apply_us: (10, 30_000), ..one_region(seed) });
+        world.put(RIGHT);
+        let hit = followers(&world, KEY)[0];
+        world.split_at(b"k04");
+        world.run_for_ms(seed * 2);
+        world.kill(hit, Crash::Power);
+        world.restart(hit);
+        world.put(RIGHT);
+        world.must_end_well();
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::{sync::Mutex, thread};
 
-use flotilla_sim::{Knobs, run};
+use flotilla_sim::{Knobs, group, run};
 
 /// Seeds that have found something once, see FOUND.md, and the first ones.
 const SEEDS: [u64; 36] = [
@@ -38,5 +38,13 @@ fn a_calm_world_has_no_unknown_outcomes() {
         let outcome = run(&Knobs::calm(seed), false, false);
         assert_eq!(outcome.broken, None, "seed {seed}");
         assert!(outcome.summary.contains(" 0 unknown"), "seed {seed}: {}", outcome.summary);
+    }
+}
+
+/// Single groups of the core, with joint changes of members.
+#[test]
+fn every_group_ends_well() {
+    for seed in 0..40 {
+        assert_eq!(group::run(seed), None, "flotilla-sim --group --seed {seed}");
     }
 }

@@ -47,7 +47,7 @@ pub fn address(store_id: u64) -> String {
 impl World {
     pub fn new(settings: Settings) -> World {
         let store = Store { id: 1, address: address(1), join_token: "token 1".into(), ..Store::default() };
-        let pairs = Placement::bootstrap_pairs(77, &store, &first_regions(), NEXT_ID);
+        let pairs = Placement::bootstrap_pairs(77, &[store], &first_regions(), NEXT_ID);
         let durable: BTreeMap<Vec<u8>, Bytes> = pairs.into_iter().map(|(k, v)| (k, v.into())).collect();
         let now = Now { mono_ms: 1_000_000, wall_ms: 1_700_000_000_000 };
         let placement = load(&durable, 1, now, &settings);

@@ -26,6 +26,7 @@ pub fn config(id: u64) -> Config {
         check_quorum: false,
         pre_vote: false,
         step_down_on_removal: false,
+        ids_are_unique: false,
         seed: 7,
         ..Config::default()
     }

@@ -203,6 +203,22 @@ fn a_removed_leader_steps_down_if_told_to() {
     }
 }
 
+/// Regression, found by the simulator: of two voters the one that was removed led at the time and had appended more. The other one, which
+/// did not know yet, needed its vote and never got it.
+#[test]
+fn a_removed_voter_yields_to_the_last_one_whatever_their_logs() {
+    let vote = |candidate: u64, ids_are_unique: bool, members: &[u64]| {
+        let mut peer = Peer::with_log(Config { ids_are_unique, ..config(2) }, members, &[1, 1, 1], 1);
+        let answers = peer.deliver(Message { log_term: 1, index: 2, ..message(Vote, candidate, 2, 2) });
+        answers.iter().any(|answer| answer.kind == VoteResp && !answer.reject)
+    };
+    assert!(vote(1, true, &[1]));
+    assert!(!vote(1, false, &[1]), "if it may come back under its id it may be needed for more");
+    assert!(!vote(1, true, &[1, 3]), "others may have what the candidate lacks");
+    assert!(!vote(3, true, &[1]), "only the last one has everything");
+    assert!(!vote(1, true, &[1, 2]), "it is a member itself");
+}
+
 /// YB-1, faults.md.
 #[test]
 fn acknowledgements_and_votes_of_learners_and_strangers_do_not_count() {

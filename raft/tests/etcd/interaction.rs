@@ -131,6 +131,7 @@ fn add_nodes(env: &mut Environment, case: &Case) -> Handled {
         check_quorum: false,
         pre_vote: false,
         step_down_on_removal: false,
+        ids_are_unique: false,
         ..Config::default()
     };
     let mut snapshot = Snapshot::default();
