@@ -47,7 +47,7 @@ pub struct LogBatch {
 
 /// See the module.
 pub struct Store {
-    /// Its id: its place plus one.
+    /// Its id: its place plus one, if it was there from the start.
     pub id: u64,
     /// Survives crashes.
     pub disk: SharedDisk,
@@ -162,6 +162,15 @@ impl Store {
         disk.set_fuse(None);
         disk.fail_after(None);
     }
+}
+
+/// The place of a store.
+pub fn place_of(stores: &[Store], store_id: u64) -> usize {
+    let first = (store_id as usize).wrapping_sub(1);
+    if stores.get(first).is_some_and(|store| store.id == store_id) {
+        return first;
+    }
+    stores.iter().position(|store| store.id == store_id).expect("only stores that have joined have an id")
 }
 
 fn gather(disk: &SharedDisk) -> Result<Recovery, RecoverError> {
