@@ -167,6 +167,11 @@ impl Message {
     pub(crate) fn new(kind: MessageType, to: u64) -> Message {
         Message { kind, to, ..Message::default() }
     }
+
+    /// Whether this asks for a vote that the leader itself has asked for, as it hands over (thesis §3.10).
+    pub fn is_vote_for_transfer(&self) -> bool {
+        self.kind == MessageType::Vote && self.context == crate::raft::TRANSFER_CONTEXT
+    }
 }
 
 /// What an entry carries.

@@ -199,6 +199,11 @@ impl<S: Storage, O: Observer> RawNode<S, O> {
         self.step_local(Message { kind: MessageType::Hup, ..Message::default() });
     }
 
+    /// On a leader: sends heartbeats now. They do not wait for the next ones any less.
+    pub fn send_heartbeats(&mut self) {
+        self.step_local(Message { kind: MessageType::Beat, ..Message::default() });
+    }
+
     /// Proposes `data` to be appended to the log. Says where it is, if this peer leads.
     pub fn propose(&mut self, data: Bytes) -> Result<Proposed, ProposeError> {
         self.propose_payloads(vec![Payload::Normal(data)])

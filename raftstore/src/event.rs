@@ -9,7 +9,11 @@ use flotilla_proto::{
     store::{ChangePeer, Epoch, Peer, RaftMessage, Region, RegionError, Split, Write},
 };
 
-use crate::apply::{Applied, ApplyTask, CreatedPeer};
+use crate::{
+    apply::{Applied, ApplyTask, CreatedPeer},
+    lease::Lease,
+    support::SupportId,
+};
 
 /// Names a request until it is answered. Chosen by the caller, who must not use one twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -79,8 +83,9 @@ pub enum Event {
     Messages { from_store: u64, messages: Vec<RaftMessage> },
     /// A client wants to write.
     Write { id: RequestId, target: Target, write: Write },
-    /// A client wants to read: it is granted as soon as the data here is fresh enough.
-    Read { id: RequestId, target: Target },
+    /// A client wants to read: it is granted as soon as the data here is fresh enough. `leased_in`: since the request came, the region's
+    /// lease was good, in this term.
+    Read { id: RequestId, target: Target, leased_in: Option<u64> },
     /// A region is to be changed.
     Command { id: RequestId, target: Target, command: Command },
     /// This log batch and all before it are durable.
@@ -95,6 +100,12 @@ pub enum Event {
     PeerCreated { created: CreatedPeer },
     /// Messages of these regions to this store were lost on the way out.
     Unsent { store_id: u64, regions: Vec<u64> },
+    /// This store supports another one from now on, under this id. See [`crate::support`].
+    SupportBegan { store_id: u64, id: SupportId },
+    /// It does no more, and never will under this id.
+    SupportEnded { store_id: u64, id: SupportId },
+    /// Whatever support a former process of this store may have given is over. Until this event, no peer here helps anybody to the lead.
+    PromisesOver,
     /// There is a new placement driver: tell it of all regions that are led here.
     ReportAll,
     /// The store is about to stop: hand the lead of all regions to others.
@@ -112,6 +123,9 @@ pub enum Effect {
     SendSnapshot { store_id: u64, message: RaftMessage },
     /// Hand these to this worker's applier, in order.
     Apply { tasks: Vec<ApplyTask> },
+    /// The lease of a region that is led here is this one from now on; `None`: there is none. To be published before any later effect is
+    /// carried out: a message that follows may make the old lease wrong.
+    Lease { region_id: u64, lease: Option<Arc<Lease>> },
     /// These reads may run on a view of the data that is taken now.
     GrantReads { region: Arc<Region>, reads: Vec<RequestId> },
     /// Answers a request.

@@ -9,12 +9,14 @@
 //! [`Event::LogSynced`] and the followers' answers commit it → [`Effect::Apply`] → the applier writes data and applied index in one
 //! batch and answers the request.
 //!
-//! The life of a read: [`Event::Read`] → one read index for all reads of a region and round → a quorum confirms the leader → once that index is
+//! The life of a read: under a [`lease::Lease`] that a worker has published with [`Effect::Lease`], the caller reads without asking anybody; else
+//! [`Event::Read`] → one read index for all reads of a region and round → a quorum confirms the leader → once that index is
 //! applied, [`Effect::GrantReads`] → the caller takes a view of the data and reads on its own thread.
 
 pub mod apply;
 pub mod disk;
 mod event;
+pub mod lease;
 pub mod limits;
 mod peer;
 pub mod ranges;

@@ -13,6 +13,7 @@ use crate::{
     apply::Install,
     disk::LogReader,
     event::{BatchId, Effect},
+    lease::{Fortification, Promises},
     limits::{ASK_AFTER_ELECTIONS, DOWN_AFTER_MS, INFLIGHT_BYTES_MAX, PENDING_LAG_ENTRIES, UNCOMMITTED_BYTES_MAX},
     requests::Requests,
     round::Round,
@@ -69,8 +70,9 @@ pub(crate) struct Peer<L: LogReader> {
     pub tick: u64,
     /// The wheel has an entry for this tick; 0: none.
     pub armed: u64,
-    /// A leader's message came, or this peer asked whether it is still a member, at this tick.
+    /// A leader's message came, or this peer asked whether it is still a member or still has that leader, at this tick.
     pub quiet_since: u64,
+    pub fortification: Fortification,
     /// In the worker's list of touched groups.
     pub dirty: bool,
     pub requests: Requests,
@@ -136,6 +138,7 @@ impl<L: LogReader> Peer<L> {
             tick,
             armed: 0,
             quiet_since: tick,
+            fortification: Fortification::default(),
             dirty: false,
             requests: Requests::default(),
             durability: Durability { vote, ..Durability::default() },
@@ -174,22 +177,34 @@ impl<L: LogReader> Peer<L> {
         self.is_alive() && self.is_initialized() && (self.me.role() == PeerRole::Learner || !self.is_member())
     }
 
-    fn asks_at(&self, settings: &Settings) -> u64 {
-        let patience = u64::from(settings.election_ticks) * u64::from(ASK_AFTER_ELECTIONS);
-        if self.asks_when_quiet() { self.quiet_since.saturating_add(patience) } else { u64::MAX }
+    fn asks_at(&self, settings: &Settings, promises: &Promises) -> u64 {
+        let election = u64::from(settings.election_ticks);
+        let patience = if self.is_alive() && !self.raft.is_leader() && self.is_bound(promises) {
+            election
+        } else if self.asks_when_quiet() {
+            election * u64::from(ASK_AFTER_ELECTIONS)
+        } else {
+            return u64::MAX;
+        };
+        self.quiet_since.saturating_add(patience)
     }
 
     /// The tick at which this peer wants to be visited; `u64::MAX`: only when something happens.
-    pub fn due(&self, settings: &Settings) -> u64 {
-        self.tick.saturating_add(self.raft.ticks_until_due()).min(self.asks_at(settings)).min(self.reads_due())
+    pub fn due(&self, settings: &Settings, promises: &Promises) -> u64 {
+        let group = if self.is_frozen(promises) { u64::MAX } else { self.raft.ticks_until_due() };
+        self.tick.saturating_add(group).min(self.asks_at(settings, promises)).min(self.reads_due())
     }
 
-    /// Asks all that it knows whether it is still a member, if nobody has said so for long.
+    /// If it has heard of no leader for long: asks the one it is bound to whether it still leads, or all that it knows whether this is still a
+    /// member.
     pub fn ask_if_quiet(&mut self, settings: &Settings, round: &mut Round) {
-        if self.tick < self.asks_at(settings) {
+        if self.tick < self.asks_at(settings, &round.promises) {
             return;
         }
         self.quiet_since = self.tick;
+        if self.is_bound(&round.promises) {
+            return self.ask_leader(round);
+        }
         for to in self.region.peers.iter().filter(|peer| peer.id != self.me.id) {
             let question = RaftMessage {
                 region_id: self.id(),
@@ -209,8 +224,8 @@ impl<L: LogReader> Peer<L> {
             from: Some(self.me),
             to: Some(to),
             epoch: Some(self.epoch()),
-            message: None,
             tombstone: true,
+            ..Default::default()
         };
         round.send(to.store_id, notice);
     }
@@ -226,6 +241,20 @@ impl<L: LogReader> Peer<L> {
         self.region.peers.iter().chain(&self.strangers).find(|peer| peer.id == peer_id).copied()
     }
 
+    /// Sees that a request for a vote is not refused for the sake of entries that do not count. This peer was removed and stayed, as the one voter
+    /// that is left may need its vote. From the removal on, that voter alone decides what is committed, so whatever this log has beyond what is
+    /// applied is worth nothing unless that voter has it, too.
+    pub fn stand_aside_for(&self, mut message: Message) -> Message {
+        let applied = self.raft.storage().applied();
+        let mut voters = self.region.peers.iter().filter(|peer| peer.role() == PeerRole::Voter);
+        let alone = voters.next().is_some_and(|peer| peer.id == message.from) && voters.next().is_none();
+        if !self.is_member() && alone && (message.log_term, message.index) >= (applied.term, applied.index) {
+            let own = (self.raft.last_term(), self.raft.last_index());
+            (message.log_term, message.index) = own.max((message.log_term, message.index));
+        }
+        message
+    }
+
     /// The leader as far as known, for a client that came to the wrong store.
     pub fn leader(&self) -> Option<store::Peer> {
         match self.raft.leader_id() {
@@ -234,10 +263,12 @@ impl<L: LogReader> Peer<L> {
         }
     }
 
-    /// Lets the group see all ticks up to `tick`.
-    pub fn catch_up(&mut self, tick: u64) {
+    /// Lets the group see all ticks up to `tick`, unless nothing must come of them.
+    pub fn catch_up(&mut self, tick: u64, promises: &Promises) {
         if tick > self.tick {
-            self.raft.advance_ticks(tick - self.tick);
+            if !self.is_frozen(promises) {
+                self.raft.advance_ticks(tick - self.tick);
+            }
             self.tick = tick;
         }
     }
@@ -271,13 +302,18 @@ impl<L: LogReader> Peer<L> {
             return; // A peer that is long gone, or that never told its store.
         };
         let is_snapshot = message.kind == MessageType::Snap;
+        if message.kind == MessageType::TimeoutNow {
+            self.let_go();
+        }
+        let support = self.bind(&message, to.store_id, &round.promises);
         let message = RaftMessage {
             region_id: self.id(),
             from: Some(self.me),
             to: Some(to),
             epoch: Some(self.epoch()),
             message: Some(wire::message_to_wire(message)),
-            tombstone: false,
+            support,
+            ..Default::default()
         };
         if is_snapshot {
             round.effect(Effect::SendSnapshot { store_id: to.store_id, message });

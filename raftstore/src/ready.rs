@@ -42,6 +42,7 @@ impl<L: LogReader> Peer<L> {
             ready.clear();
         }
         self.note_role(settings, round);
+        self.publish_lease(round);
         self.settle_transfer(round);
         self.grant_reads(round);
         self.drop_unwanted_snapshot(round);
@@ -175,6 +176,7 @@ impl<L: LogReader> Peer<L> {
             return;
         }
         self.fate = Fate::Doomed { min_peer_id, told: false };
+        self.withdraw_lease(round);
         self.refuse_all("the peer was removed from this store", round);
         if let Some((_, dir)) = self.received.take() {
             round.effect(Effect::DropSnapshot { region_id: self.region.id, dir });
@@ -240,6 +242,7 @@ impl<L: LogReader> Peer<L> {
         let removed: Vec<StorePeer> = self.region.peers.iter().filter(|peer| !stays(peer)).copied().collect();
         let me = self.me;
         self.set_region(region);
+        self.review_leader();
         if self.is_member() {
             if self.raft.is_leader() {
                 removed.into_iter().for_each(|peer| self.tell_removed(peer, round));
@@ -308,6 +311,7 @@ impl<L: LogReader> Peer<L> {
             return;
         }
         let old = std::mem::replace(&mut self.role, role);
+        self.review_binding();
         if old.is_leader && (!role.is_leader || role.term != old.term) {
             self.refuse_as_follower(round);
             #[cfg(feature = "seeded-bugs")]

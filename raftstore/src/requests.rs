@@ -47,7 +47,7 @@ pub(crate) struct Requests {
     reads_asked: VecDeque<(u64, Vec<RequestId>)>,
     /// The tick at which a follower asks again what it has asked.
     ask_again: u64,
-    /// Reads that wait until their index is applied. In index order.
+    /// Reads that wait until their index is applied. In the order in which they came: one whose index is lower waits for those before it.
     reads_waiting: VecDeque<(u64, Vec<RequestId>)>,
     /// A transfer of the lead under way, and to which peer.
     transfer: Option<(RequestId, u64)>,
@@ -107,13 +107,17 @@ impl<L: LogReader> Peer<L> {
         self.requests.writes.push_back((id, write, bytes));
     }
 
-    pub fn take_read(&mut self, id: RequestId, target: &Target, round: &mut Round) {
+    pub fn take_read(&mut self, id: RequestId, target: &Target, leased_in: Option<u64>, round: &mut Round) {
         let checked = if target.replica_read && !self.raft.is_leader() {
             self.check_replica(target)
         } else {
             self.check(target, false)
         };
         match checked {
+            // Nobody else has led since the request came, so all that was committed by then is known here.
+            Ok(()) if leased_in == Some(self.raft.term()) && self.raft.is_leader() => {
+                self.requests.reads_waiting.push_back((self.raft.commit_index(), vec![id]));
+            }
             Ok(()) => self.requests.reads.push(id),
             Err(error) => round.respond(id, Err(error)),
         }
@@ -150,6 +154,9 @@ impl<L: LogReader> Peer<L> {
         check_split(&self.region, &split)?;
         let command = store::Command { epoch: Some(self.epoch()), split: Some(split), ..Default::default() };
         let proposed = self.raft.propose(command.encode_to_vec().into());
+        if let Ok(Proposed::Appended { index, .. }) = proposed {
+            self.note_split_proposed(index);
+        }
         self.note_command(id, proposed)
     }
 

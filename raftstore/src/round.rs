@@ -10,6 +10,7 @@ use flotilla_proto::{
 use crate::{
     apply::ApplyTask,
     event::{BatchId, Effect, RequestId, Response},
+    lease::Promises,
 };
 use flotilla_proto::store::RegionError;
 
@@ -28,6 +29,8 @@ pub(crate) struct Round {
     effects: VecDeque<Effect>,
     /// Peers of this worker that lead, as told to the outside.
     pub leaders: usize,
+    /// What this store has promised to others.
+    pub promises: Promises,
 }
 
 impl Round {
@@ -43,6 +46,7 @@ impl Round {
             apply: Vec::new(),
             effects: VecDeque::new(),
             leaders: 0,
+            promises: Promises::default(),
         }
     }
 

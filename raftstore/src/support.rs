@@ -13,6 +13,9 @@
 //! the older process is gone: support given to it ends at once. A giver that starts has forgotten its promises; it must help nobody to any lead
 //! for [`SUPPORT_MS`] ([`Output::PromisesOver`]).
 //!
+//! **Only who hears is supported.** A question says when, on the giver's clock, the asking store last heard from the giver. If that is longer ago
+//! than support lasts, none is given: a store that is heard and hears nothing cannot lead, and must not keep others from it.
+//!
 //! **Who asks.** Only a store that makes progress: the caller says so with each [`Input::Time`]. A store whose disk or workers are stuck
 //! loses its support by itself.
 //!
@@ -40,10 +43,12 @@ pub struct SupportId(pub u64);
 /// What stores say to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SupportMessage {
-    /// Asks for support. Both numbers are the asking store's, and come back in the answer.
-    Ask { incarnation: u64, sent_ms: u64 },
-    /// Gives it: the promise holds for [`SUPPORT_MS`] from some moment after `sent_ms`.
-    Give { incarnation: u64, sent_ms: u64, id: SupportId },
+    /// Asks for support. `incarnation` and `sent_ms`, on the asking store's clock, come back in the answer. `heard_ms`: what the clock of the store
+    /// that is asked showed when it sent the last message that came from there; 0: none came.
+    Ask { incarnation: u64, sent_ms: u64, heard_ms: u64 },
+    /// The answer, which was sent when the own clock showed `clock_ms`. With an id it is a promise, which holds for [`SUPPORT_MS`] from some
+    /// moment after `sent_ms`.
+    Give { incarnation: u64, sent_ms: u64, id: Option<SupportId>, clock_ms: u64 },
 }
 
 /// What can happen.
@@ -98,6 +103,8 @@ pub struct Support {
     stores: Vec<u64>,
     given: BTreeMap<u64, Given>,
     held: BTreeMap<u64, Held>,
+    /// By store, what its clock showed when it sent the last message that came.
+    heard: BTreeMap<u64, u64>,
     last_id: SupportId,
     ask_at_ms: u64,
     promises_over_at_ms: Option<u64>,
@@ -118,6 +125,7 @@ impl Support {
             stores: Vec::new(),
             given: BTreeMap::new(),
             held: BTreeMap::new(),
+            heard: BTreeMap::new(),
             last_id: SupportId(incarnation << 32),
             ask_at_ms: now_ms,
             promises_over_at_ms: (!first).then_some(now_ms + SUPPORT_MS),
@@ -134,9 +142,15 @@ impl Support {
                 if now_ms >= self.ask_at_ms {
                     self.ask_at_ms = now_ms + ASK_EVERY_MS;
                     if makes_progress {
-                        let message = SupportMessage::Ask { incarnation: self.incarnation, sent_ms: now_ms };
-                        let questions = self.stores.iter().map(|to| Output::Send { to: *to, message });
-                        self.outputs.extend(questions);
+                        let ask = |to: &u64| {
+                            let heard_ms = self.heard.get(to).copied().unwrap_or(0);
+                            let incarnation = self.incarnation;
+                            Output::Send {
+                                to: *to,
+                                message: SupportMessage::Ask { incarnation, sent_ms: now_ms, heard_ms },
+                            }
+                        };
+                        self.outputs.extend(self.stores.iter().map(ask));
                     }
                 }
             }
@@ -146,13 +160,19 @@ impl Support {
                     self.ask_at_ms = now_ms;
                 }
             }
-            Input::Message { from, message: SupportMessage::Ask { incarnation, sent_ms } } => {
-                self.asked(now_ms, from, incarnation, sent_ms);
+            Input::Message { from, message: SupportMessage::Ask { incarnation, sent_ms, heard_ms } } => {
+                self.heard(now_ms, from, sent_ms);
+                let hears = heard_ms <= now_ms && now_ms - heard_ms < SUPPORT_MS;
+                self.asked(now_ms, from, incarnation, sent_ms, hears);
             }
-            Input::Message { from, message: SupportMessage::Give { incarnation, sent_ms, id } } => {
+            Input::Message { from, message: SupportMessage::Give { incarnation, sent_ms, id, clock_ms } } => {
+                self.heard(now_ms, from, clock_ms);
                 // Answers to a former process are nothing to this one; its clock may have been another.
-                if incarnation == self.incarnation && sent_ms <= now_ms {
-                    self.received(from, sent_ms, id);
+                if let Some(id) = id
+                    && incarnation == self.incarnation
+                    && sent_ms <= now_ms
+                {
+                    self.received(now_ms, from, sent_ms, id);
                 }
             }
         }
@@ -190,7 +210,15 @@ impl Support {
         }
     }
 
-    fn asked(&mut self, now_ms: u64, from: u64, incarnation: u64, sent_ms: u64) {
+    /// A message came that `from` sent when its clock showed `clock_ms`.
+    fn heard(&mut self, now_ms: u64, from: u64, clock_ms: u64) {
+        if self.heard.insert(from, clock_ms).is_none() {
+            // It has not been told that it is heard.
+            self.ask_at_ms = now_ms;
+        }
+    }
+
+    fn asked(&mut self, now_ms: u64, from: u64, incarnation: u64, sent_ms: u64, hears: bool) {
         let given = self.given.entry(from).or_insert(Given { incarnation, id: None, until_ms: 0 });
         if incarnation < given.incarnation {
             return; // A late question of a process that is gone.
@@ -201,16 +229,27 @@ impl Support {
                 self.outputs.push_back(Output::Ended { store: from, id });
             }
         }
+        let give = |id| {
+            let message = SupportMessage::Give { incarnation, sent_ms, id, clock_ms: now_ms };
+            Output::Send { to: from, message }
+        };
+        if !hears {
+            self.outputs.push_back(give(None));
+            return;
+        }
         given.until_ms = now_ms + SUPPORT_MS;
         let id = *given.id.get_or_insert_with(|| {
             self.last_id.0 += 1;
             self.outputs.push_back(Output::Began { store: from, id: self.last_id });
             self.last_id
         });
-        self.outputs.push_back(Output::Send { to: from, message: SupportMessage::Give { incarnation, sent_ms, id } });
+        self.outputs.push_back(give(Some(id)));
     }
 
-    fn received(&mut self, from: u64, sent_ms: u64, id: SupportId) {
+    fn received(&mut self, now_ms: u64, from: u64, sent_ms: u64, id: SupportId) {
+        #[cfg(feature = "seeded-bugs")]
+        let sent_ms = if flotilla_raft::seeded::is(14) { now_ms } else { sent_ms };
+        assert!(sent_ms <= now_ms, "an answer comes after its question");
         let until_ms = sent_ms + SUPPORT_MS - DRIFT_MS;
         let held = self.held.entry(from).or_insert(Held { id, until_ms });
         if id < held.id {
@@ -232,28 +271,31 @@ mod tests {
         std::iter::from_fn(|| support.poll_output()).collect()
     }
 
-    fn ask(incarnation: u64, sent_ms: u64) -> Input {
-        Input::Message { from: 2, message: SupportMessage::Ask { incarnation, sent_ms } }
+    fn ask(incarnation: u64, sent_ms: u64, heard_ms: u64) -> Input {
+        Input::Message { from: 2, message: SupportMessage::Ask { incarnation, sent_ms, heard_ms } }
     }
 
     #[test]
     fn support_that_is_asked_for_in_time_keeps_its_id() {
         let mut giver = Support::new(7, true, 0);
-        giver.handle(0, ask(1, 500));
+        giver.handle(0, ask(1, 500, 0));
         let id = SupportId((7 << 32) + 1);
-        let give = |sent_ms| Output::Send { to: 2, message: SupportMessage::Give { incarnation: 1, sent_ms, id } };
-        assert_eq!(drain(&mut giver), [Output::PromisesOver, Output::Began { store: 2, id }, give(500)]);
-        giver.handle(SUPPORT_MS - 1, ask(1, 900));
-        assert_eq!(drain(&mut giver), [give(900)]);
+        let give = |sent_ms, clock_ms| {
+            let message = SupportMessage::Give { incarnation: 1, sent_ms, id: Some(id), clock_ms };
+            Output::Send { to: 2, message }
+        };
+        assert_eq!(drain(&mut giver), [Output::PromisesOver, Output::Began { store: 2, id }, give(500, 0)]);
+        giver.handle(SUPPORT_MS - 1, ask(1, 900, 5));
+        assert_eq!(drain(&mut giver), [give(900, SUPPORT_MS - 1)]);
         assert_eq!(giver.given().next().unwrap().1.until_ms, 2 * SUPPORT_MS - 1);
     }
 
     #[test]
     fn support_that_has_ended_never_comes_back() {
         let mut giver = Support::new(7, true, 0);
-        giver.handle(0, ask(1, 0));
+        giver.handle(0, ask(1, 0, 0));
         drain(&mut giver);
-        giver.handle(SUPPORT_MS, ask(1, 800));
+        giver.handle(SUPPORT_MS, ask(1, 800, SUPPORT_MS));
         let (old, new) = (SupportId((7 << 32) + 1), SupportId((7 << 32) + 2));
         assert_eq!(drain(&mut giver)[..2], [Output::Ended { store: 2, id: old }, Output::Began { store: 2, id: new }]);
     }
@@ -261,12 +303,55 @@ mod tests {
     #[test]
     fn a_restart_of_the_holder_ends_its_support_at_once_and_a_late_question_does_not() {
         let mut giver = Support::new(7, true, 0);
-        giver.handle(0, ask(2, 0));
+        giver.handle(0, ask(2, 0, 0));
         drain(&mut giver);
-        giver.handle(1, ask(1, 0));
+        giver.handle(1, ask(1, 0, 0));
         assert_eq!(drain(&mut giver), [], "of a process that is gone");
-        giver.handle(2, ask(3, 0));
+        giver.handle(2, ask(3, 0, 0));
         assert!(matches!(drain(&mut giver)[..], [Output::Ended { .. }, Output::Began { .. }, Output::Send { .. }]));
+    }
+
+    #[test]
+    fn a_store_that_hears_nothing_loses_its_support() {
+        let mut giver = Support::new(7, true, 0);
+        giver.handle(0, ask(1, 0, 0));
+        drain(&mut giver);
+        giver.handle(600, ask(1, 600, 500));
+        assert!(matches!(drain(&mut giver)[..], [Output::Send { .. }]));
+        giver.handle(1_400, ask(1, 1_400, 500));
+        let refusal = SupportMessage::Give { incarnation: 1, sent_ms: 1_400, id: None, clock_ms: 1_400 };
+        assert_eq!(drain(&mut giver), [Output::Send { to: 2, message: refusal }]);
+        giver.handle(1_500, ask(1, 1_500, 500));
+        assert!(matches!(drain(&mut giver)[..], [Output::Ended { .. }, Output::Send { .. }]));
+        giver.handle(1_600, ask(1, 1_600, 1_500));
+        assert!(matches!(drain(&mut giver)[..], [Output::Began { .. }, Output::Send { .. }]));
+    }
+
+    #[test]
+    fn two_stores_that_start_need_two_messages_each() {
+        let (mut one, mut two) = (Support::new(1, true, 5_000), Support::new(1, true, 90_000));
+        one.handle(5_000, Input::Stores(vec![2]));
+        two.handle(90_000, Input::Stores(vec![1]));
+        let mut holds = false;
+        for ms in 0..4 {
+            let time = Input::Time { makes_progress: true };
+            one.handle(5_000 + ms, time.clone());
+            two.handle(90_000 + ms, time);
+            for _ in 0..2 {
+                for output in drain(&mut one) {
+                    if let Output::Send { message, .. } = output {
+                        two.handle(90_000 + ms, Input::Message { from: 1, message });
+                    }
+                }
+                for output in drain(&mut two) {
+                    if let Output::Send { message, .. } = output {
+                        one.handle(5_000 + ms, Input::Message { from: 2, message });
+                    }
+                    holds |= matches!(output, Output::Held { .. });
+                }
+            }
+        }
+        assert!(holds && one.held().next().is_some());
     }
 
     #[test]
@@ -295,7 +380,7 @@ mod tests {
         drain(&mut holder);
         let give = |id, sent_ms| Input::Message {
             from: 2,
-            message: SupportMessage::Give { incarnation: 1, sent_ms, id: SupportId(id) },
+            message: SupportMessage::Give { incarnation: 1, sent_ms, id: Some(SupportId(id)), clock_ms: 7 },
         };
         holder.handle(400, give(5, 100));
         let held = |id, until_ms| vec![Output::Held { store: 2, id: SupportId(id), until_ms }];

@@ -4,7 +4,7 @@
 //! and gathers what they want into one log batch, one frame per store and one list for the applier. Then wait for an event or for
 //! [`Worker::next_deadline`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use flotilla_proto::store::{self, RaftMessage, Region};
 use flotilla_raft::{HardState, MessageType, Ready, SnapshotStatus, StepError};
@@ -20,9 +20,21 @@ use crate::{
     refusal,
     round::Round,
     storage::{EntryId, Initial},
+    support::SupportId,
     wheel::Wheel,
     wire,
 };
+
+/// Something that concerns many peers, and comes to them in slices.
+struct Sweep {
+    /// The support of a store that has ended; `None`: the promises of a former process are over.
+    ended: Option<(u64, SupportId)>,
+    /// Peers of regions with lower ids have heard.
+    next: u64,
+}
+
+/// Peers in a slice.
+const SWEEP_SLICE: usize = 512;
 
 /// See the module.
 pub struct Worker<L: LogReader> {
@@ -34,6 +46,7 @@ pub struct Worker<L: LogReader> {
     /// Terms and votes of peers that never learnt their range before a restart. They bind whoever takes their place.
     old_votes: BTreeMap<u64, HardState>,
     touched: Vec<u64>,
+    sweeps: VecDeque<Sweep>,
     round: Round,
     wheel: Wheel,
     /// Ticks seen. Advances with the caller's clock, but not over a time in which this worker was not running.
@@ -56,6 +69,7 @@ impl<L: LogReader> Worker<L> {
             tombstones: recovered.tombstones,
             old_votes: recovered.old_votes,
             touched: Vec::new(),
+            sweeps: VecDeque::new(),
             round: Round::new(),
             wheel: Wheel::new(0),
             tick: 0,
@@ -113,8 +127,8 @@ impl<L: LogReader> Worker<L> {
                 Some((peer, _, round)) => peer.take_write(id, &target, write, round),
                 None => self.round.respond(id, Err(refusal::region_not_found(target.region_id))),
             },
-            Event::Read { id, target } => match self.peer(target.region_id) {
-                Some((peer, _, round)) => peer.take_read(id, &target, round),
+            Event::Read { id, target, leased_in } => match self.peer(target.region_id) {
+                Some((peer, _, round)) => peer.take_read(id, &target, leased_in, round),
                 None => self.round.respond(id, Err(refusal::region_not_found(target.region_id))),
             },
             Event::Command { id, target, command } => match self.peer(target.region_id) {
@@ -151,6 +165,15 @@ impl<L: LogReader> Worker<L> {
                     }
                 }
             }
+            Event::SupportBegan { store_id, id } => self.round.promises.began(store_id, id),
+            Event::SupportEnded { store_id, id } => {
+                self.round.promises.ended(store_id, id);
+                self.sweeps.push_back(Sweep { ended: Some((store_id, id)), next: 0 });
+            }
+            Event::PromisesOver => {
+                self.round.promises.former_over = true;
+                self.sweeps.push_back(Sweep { ended: None, next: 0 });
+            }
             Event::ReportAll => {
                 for peer in self.peers.values_mut() {
                     peer.report_if_leader(&self.settings, &mut self.round);
@@ -165,12 +188,13 @@ impl<L: LogReader> Worker<L> {
         if let Some(effect) = self.round.poll() {
             return Some(effect);
         }
+        self.sweep();
         while !self.touched.is_empty() {
             for id in std::mem::take(&mut self.touched) {
                 let Some(peer) = self.peers.get_mut(&id) else { continue };
                 peer.dirty = false;
                 peer.flush(&self.settings, &mut self.ready, &mut self.next_context, &mut self.round);
-                let due = peer.due(&self.settings);
+                let due = peer.due(&self.settings, &self.round.promises);
                 if peer.is_alive() && due != u64::MAX && (peer.armed <= self.tick || due < peer.armed) {
                     peer.armed = self.wheel.set(id, due);
                 }
@@ -182,6 +206,9 @@ impl<L: LogReader> Worker<L> {
 
     /// When [`Worker::handle`] must be called with [`Event::Tick`] if nothing else happens before; in ms of the caller's clock.
     pub fn next_deadline(&self) -> Option<u64> {
+        if !self.sweeps.is_empty() {
+            return Some(self.tick_began_ms);
+        }
         self.wheel.next().map(|tick| self.tick_began_ms + (tick - self.tick) * self.settings.tick_ms)
     }
 
@@ -230,8 +257,37 @@ impl<L: LogReader> Worker<L> {
     fn peer(&mut self, region_id: u64) -> Option<(&mut Peer<L>, &Settings, &mut Round)> {
         self.touch(region_id);
         let peer = self.peers.get_mut(&region_id)?;
-        peer.catch_up(self.tick);
+        peer.catch_up(self.tick, &self.round.promises);
         Some((peer, &self.settings, &mut self.round))
+    }
+
+    /// Tells the next slice of peers what concerns them.
+    fn sweep(&mut self) {
+        let Some(Sweep { ended, next }) = self.sweeps.pop_front() else { return };
+        let slice: Vec<u64> = self.peers.range(next..).take(SWEEP_SLICE).map(|(id, _)| *id).collect();
+        for region_id in &slice {
+            match ended {
+                Some((store_id, id)) => {
+                    let of_store =
+                        |peer: &Peer<L>| peer.fortification.binding.is_some_and(|to| to.store_id == store_id);
+                    if self.peers.get(region_id).is_some_and(|peer| peer.is_alive() && of_store(peer))
+                        && let Some((peer, settings, _)) = self.peer(*region_id)
+                    {
+                        peer.support_ended(store_id, id, settings);
+                    }
+                }
+                None => {
+                    if let Some((peer, _, round)) = self.peer(*region_id) {
+                        peer.promises_over(&round.promises);
+                    }
+                }
+            }
+        }
+        if slice.len() == SWEEP_SLICE
+            && let Some(last) = slice.last()
+        {
+            self.sweeps.push_front(Sweep { ended, next: last + 1 });
+        }
     }
 
     /// Lets ticks pass, and touches the groups that are due. A time in which nobody called although something was due does not count: the
@@ -269,7 +325,18 @@ impl<L: LogReader> Worker<L> {
         if message.tombstone {
             return self.tombstone_notice(region_id, to, message.epoch.unwrap_or_default());
         }
+        if message.leads_no_more_in > 0 {
+            if let Some((peer, _, _)) = self.peer(region_id)
+                && peer.is_alive()
+            {
+                peer.leads_no_more(from_store, message.leads_no_more_in);
+            }
+            return;
+        }
         let Some(raft_message) = message.message else {
+            if message.leads_in > 0 {
+                self.leader_question(region_id, from, to, message.leads_in);
+            }
             return self.membership_question(region_id, from, to, message.epoch.unwrap_or_default());
         };
         let Ok(raft_message) = wire::message_from_wire(raft_message) else { return };
@@ -277,7 +344,7 @@ impl<L: LogReader> Worker<L> {
             return; // Snapshots come with their data.
         }
         let admitted = self.admit(region_id, to, raft_message.kind);
-        let Some((peer, _, round)) = self.peer(region_id) else { return };
+        let Some((peer, settings, round)) = self.peer(region_id) else { return };
         if !peer.is_alive() {
             return;
         }
@@ -292,8 +359,20 @@ impl<L: LogReader> Worker<L> {
             return;
         }
         peer.hear(from);
-        if matches!(raft_message.kind, MessageType::App | MessageType::Heartbeat) {
-            peer.quiet_since = peer.tick;
+        let raft_message = if campaigns {
+            match peer.withhold_vote(raft_message, from_store, settings, round) {
+                Some(message) => peer.stand_aside_for(message),
+                None => return,
+            }
+        } else {
+            raft_message
+        };
+        let (kind, term) = (raft_message.kind, raft_message.term);
+        if matches!(kind, MessageType::App | MessageType::Heartbeat) {
+            peer.heard_leader();
+        }
+        if kind == MessageType::TimeoutNow && term == peer.raft.term() {
+            peer.leader_lets_go();
         }
         // Any other refused message is one that nobody sends, or that has become pointless. It changed nothing.
         if let Err(
@@ -301,6 +380,9 @@ impl<L: LogReader> Worker<L> {
         ) = peer.raft.step_remote(raft_message)
         {
             round.effect(Effect::LostLog { region_id, last, promised });
+        }
+        if message.support > 0 && peer.raft.is_leader() && peer.raft.term() == term {
+            peer.follower_bound(from.id, SupportId(message.support));
         }
     }
 
@@ -328,6 +410,25 @@ impl<L: LogReader> Worker<L> {
             self.peers.insert(region_id, Box::new(peer));
         }
         makes
+    }
+
+    /// A follower that is bound to a peer of this store asks whether that one still leads.
+    fn leader_question(&mut self, region_id: u64, from: store::Peer, to: store::Peer, term: u64) {
+        if let Some((peer, _, _)) = self.peer(region_id)
+            && peer.is_alive()
+            && peer.me.id == to.id
+        {
+            if peer.raft.is_leader() {
+                peer.raft.send_heartbeats();
+                return;
+            }
+            if !peer.leads_no_more_in(term) {
+                return;
+            }
+        }
+        let answer =
+            RaftMessage { region_id, from: Some(to), to: Some(from), leads_no_more_in: term, ..Default::default() };
+        self.round.send(from.store_id, answer);
     }
 
     /// A peer asks whether it is still a member. It is not told if it is: then it will hear of the leader.
@@ -416,8 +517,13 @@ impl<L: LogReader> Worker<L> {
             // held its place.
             return;
         }
-        if self.peers.get(&region_id).is_some_and(|peer| matches!(peer.installing, Some(Installing::Running(..)))) {
-            // A snapshot of the child has overtaken this: the applier puts it in the place of what the split left.
+        let overtaken = |peer: &Peer<L>| {
+            matches!(peer.installing, Some(Installing::Running(..)))
+                || (peer.is_initialized()
+                    && peer.region.epoch.map(|epoch| epoch.version) >= region.epoch.map(|epoch| epoch.version))
+        };
+        if self.peers.get(&region_id).is_some_and(|peer| overtaken(peer)) {
+            // A snapshot of the child has overtaken this: the applier puts it, or has put it, in the place of what the split left.
             return;
         }
         let old = self.peers.remove(&region_id);

@@ -33,7 +33,9 @@ fn worker() -> Worker<NoLog> {
         seed: 1,
         limits: Default::default(),
     };
-    Worker::new(settings, NoLog, Recovered::default(), 0)
+    let mut worker = Worker::new(settings, NoLog, Recovered::default(), 0);
+    worker.handle(0, Event::PromisesOver);
+    worker
 }
 
 fn peer(store_id: u64) -> Peer {

@@ -15,6 +15,7 @@ mod driver;
 mod entropy;
 mod fatal;
 mod heartbeat;
+mod leases;
 mod links;
 mod liveness;
 pub mod metrics;
@@ -178,6 +179,7 @@ pub async fn run(
         snapshots_sending: Semaphore::new(config.raft.snapshots_sending_max),
         snapshots_receiving: Semaphore::new(config.raft.snapshots_receiving_max),
         counts: (0..config.raft.workers).map(|_| (AtomicUsize::new(0), AtomicUsize::new(0))).collect(),
+        leases: Default::default(),
         liveness,
         incarnation,
         support: Default::default(),

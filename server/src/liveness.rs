@@ -1,6 +1,6 @@
 //! The liveness thread: asks the other stores for support, and gives it. See `flotilla_raftstore::support`.
 //!
-//! It shares nothing with the raft workers but what it watches: a worker or the log writer that is busy with one thing for half of the time that
+//! It tells the raft workers when support that this store gives begins and ends, and readers how long they may count on what it holds. A worker or the log writer that is busy with one thing for half of the time that
 //! support lasts keeps this store from asking for more, so that a store that is stuck is given up by the others. Its messages have a lane of their
 //! own, ahead of all data.
 
@@ -12,7 +12,10 @@ use std::{
 use bytes::Bytes;
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 use flotilla_proto::store::SupportFrame;
-use flotilla_raftstore::support::{Given, Held, Input, Output, SUPPORT_MS, Support, SupportId, SupportMessage};
+use flotilla_raftstore::{
+    Event,
+    support::{Given, Held, Input, Output, SUPPORT_MS, Support, SupportId, SupportMessage},
+};
 use flotilla_transport::LIVENESS_LANE;
 use prost::Message as _;
 
@@ -64,17 +67,23 @@ pub struct View {
 
 /// Reads what came in on the liveness lane. `None`: not to be understood.
 pub fn message(frame: &Bytes) -> Option<SupportMessage> {
-    let SupportFrame { incarnation, sent_ms, id } = SupportFrame::decode(frame.clone()).ok()?;
-    match id {
-        0 => Some(SupportMessage::Ask { incarnation, sent_ms }),
-        id => Some(SupportMessage::Give { incarnation, sent_ms, id: SupportId(id) }),
-    }
+    let SupportFrame { incarnation, sent_ms, id, answer, clock_ms } = SupportFrame::decode(frame.clone()).ok()?;
+    Some(if answer {
+        let id = (id != 0).then_some(SupportId(id));
+        SupportMessage::Give { incarnation, sent_ms, id, clock_ms }
+    } else {
+        SupportMessage::Ask { incarnation, sent_ms, heard_ms: clock_ms }
+    })
 }
 
 fn frame(message: SupportMessage) -> Bytes {
     let frame = match message {
-        SupportMessage::Ask { incarnation, sent_ms } => SupportFrame { incarnation, sent_ms, id: 0 },
-        SupportMessage::Give { incarnation, sent_ms, id } => SupportFrame { incarnation, sent_ms, id: id.0 },
+        SupportMessage::Ask { incarnation, sent_ms, heard_ms: clock_ms } => {
+            SupportFrame { incarnation, sent_ms, clock_ms, ..Default::default() }
+        }
+        SupportMessage::Give { incarnation, sent_ms, id, clock_ms } => {
+            SupportFrame { incarnation, sent_ms, id: id.map_or(0, |id| id.0), answer: true, clock_ms }
+        }
     };
     frame.encode_to_vec().into()
 }
@@ -111,20 +120,31 @@ fn carry_out(store: &Store, output: Output) {
         Output::Send { to, message } => {
             match message {
                 SupportMessage::Ask { .. } => metrics().support.asked.inc(),
-                SupportMessage::Give { .. } => metrics().support.given.inc(),
+                SupportMessage::Give { id: Some(_), .. } => metrics().support.given.inc(),
+                SupportMessage::Give { id: None, .. } => metrics().support.refused.inc(),
             }
             // What is lost is asked for again.
             let _ = store.transport.send_frame(to, LIVENESS_LANE, frame(message));
         }
-        Output::Began { store: other, id } => tracing::debug!("supports store {other} under {id:?}"),
+        Output::Began { store: other, id } => {
+            tracing::debug!("supports store {other} under {id:?}");
+            store.tell_workers(|| Event::SupportBegan { store_id: other, id });
+        }
         Output::Ended { store: other, id } => {
             metrics().support.ended.inc();
+            store.tell_workers(|| Event::SupportEnded { store_id: other, id });
             tracing::info!(
                 "supports store {other} no more: it did not ask in time, or is another process now ({id:?})"
             );
         }
-        Output::Held { .. } => metrics().support.held.inc(),
-        Output::PromisesOver => tracing::debug!("what a former process may have promised to other stores is over"),
+        Output::Held { store: other, id, until_ms } => {
+            metrics().support.held.inc();
+            store.leases.hold(other, id, until_ms);
+        }
+        Output::PromisesOver => {
+            tracing::debug!("what a former process may have promised to other stores is over");
+            store.tell_workers(|| Event::PromisesOver);
+        }
     }
 }
 
@@ -135,8 +155,9 @@ mod tests {
     #[test]
     fn what_is_said_arrives_as_it_was() {
         for said in [
-            SupportMessage::Ask { incarnation: 3, sent_ms: 4 },
-            SupportMessage::Give { incarnation: 3, sent_ms: 4, id: SupportId((7 << 32) + 1) },
+            SupportMessage::Ask { incarnation: 3, sent_ms: 4, heard_ms: 5 },
+            SupportMessage::Give { incarnation: 3, sent_ms: 4, id: Some(SupportId((7 << 32) + 1)), clock_ms: 6 },
+            SupportMessage::Give { incarnation: 3, sent_ms: 4, id: None, clock_ms: 6 },
         ] {
             assert_eq!(message(&frame(said)), Some(said));
         }

@@ -104,17 +104,21 @@ pub struct Proposals {
     pub split: IntCounter,
     /// Leader transfers.
     pub transfer_leader: IntCounter,
-    /// Reads that asked a quorum.
+    /// Reads that a raft worker granted, after a word from a quorum or, under a lease, from the applier.
     pub read_index: IntCounter,
+    /// Reads under a lease that asked nobody.
+    pub local_read: IntCounter,
 }
 
 /// Support between stores, by what happened.
 pub struct SupportMetrics {
     /// Questions sent.
     pub asked: IntCounter,
-    /// Answers sent.
+    /// Promises sent.
     pub given: IntCounter,
-    /// Answers that came in.
+    /// Answers without a promise, to stores that did not hear this one.
+    pub refused: IntCounter,
+    /// Promises that came in.
     pub held: IntCounter,
     /// Support that this store gave and that ended.
     pub ended: IntCounter,
@@ -174,6 +178,7 @@ impl Metrics {
                 split: proposal("split"),
                 transfer_leader: proposal("transfer_leader"),
                 read_index: proposal("read_index"),
+                local_read: proposal("local_read"),
             },
             region_errors: make.counters("flotilla_region_errors_total", "Requests that a region refused", "reason"),
             leader_changes: make
@@ -184,6 +189,7 @@ impl Metrics {
             support: SupportMetrics {
                 asked: supported("asked"),
                 given: supported("given"),
+                refused: supported("refused"),
                 held: supported("held"),
                 ended: supported("ended"),
             },

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 use crate::{
     config::Config,
     disk::StoreDisk,
+    leases::Leases,
     liveness::{self, Busy},
     metrics::metrics,
     waiting::Waiting,
@@ -112,6 +113,8 @@ pub struct Store {
     pub snapshots_receiving: tokio::sync::Semaphore,
     /// Regions and leaders, by worker, as of the worker's last iteration.
     pub counts: Vec<(AtomicUsize, AtomicUsize)>,
+    /// Of the regions that are led here.
+    pub leases: Leases,
     /// The liveness thread's inbox.
     pub liveness: Sender<liveness::Mail>,
     /// Counts the starts of this store.
@@ -131,6 +134,13 @@ impl Store {
     /// The inbox of the worker that owns a region.
     pub fn inbox(&self, region_id: u64) -> &Inbox {
         &self.inboxes[worker_of(region_id, self.inboxes.len())]
+    }
+
+    /// Tells all raft workers.
+    pub fn tell_workers(&self, event: impl Fn() -> Event) {
+        for inbox in &self.inboxes {
+            inbox.push(event());
+        }
     }
 
     /// Takes note of who leads the system group.

@@ -168,6 +168,7 @@ impl Runner {
             Effect::Apply { tasks } => {
                 let _ = self.apply.send(tasks);
             }
+            Effect::Lease { region_id, lease } => store.leases.publish(region_id, lease),
             Effect::GrantReads { region, reads } => {
                 metrics().proposals.read_index.inc_by(reads.len() as u64);
                 let view = store.disk.engine.snapshot();

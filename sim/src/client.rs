@@ -13,6 +13,7 @@ use flotilla_raftstore::{Command, Event, RequestId, Response, Target, WriteOutco
 use crate::{
     knobs::Knobs,
     linear::{Kind, Operation},
+    liveness::Leased,
     world::{Action, World, key_name},
 };
 
@@ -303,7 +304,12 @@ impl World {
             Request::Data { target, wishes } => {
                 let region_id = target.region_id;
                 if wishes[0].1 == Wish::Get {
-                    (region_id, Event::Read { id, target })
+                    let leased_in = match self.read_by_lease(store, id, &target) {
+                        Leased::Answer(answer) => return self.reply(store, id, answer),
+                        Leased::Behind { term } => Some(term),
+                        Leased::No => None,
+                    };
+                    (region_id, Event::Read { id, target, leased_in })
                 } else {
                     (region_id, Event::Write { id, target, write: write_of(&wishes) })
                 }

@@ -271,6 +271,11 @@ impl Disk {
         self.folders.len()
     }
 
+    /// Whether this one does.
+    pub fn has_folder(&self, dir: &str) -> bool {
+        self.folders.contains_key(dir)
+    }
+
     /// The terms of a region's log entries, by index.
     pub fn log(&self, region_id: u64) -> Vec<(u64, u64)> {
         let (start, end) = log_range(region_id);

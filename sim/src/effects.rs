@@ -48,6 +48,7 @@ impl World {
                 for worker in 0..self.knobs.workers {
                     self.wake(store, worker);
                 }
+                self.run_liveness(store);
             }
         }
     }
@@ -86,6 +87,7 @@ impl World {
     pub(crate) fn run_worker(&mut self, store: usize, worker: usize) {
         let owner = &mut self.stores[store];
         let now_ms = owner.clock_ms(self.now_us);
+        owner.looked_at_ms = now_ms;
         let lane = &mut owner.lanes[worker];
         if lane.run_at_us.is_none_or(|at| at > self.now_us) {
             return; // An earlier call has done it.
@@ -146,6 +148,7 @@ impl World {
                 self.stores[store].lanes[worker].tasks.push_back(tasks);
                 self.begin_apply(store, worker);
             }
+            Effect::Lease { region_id, lease } => self.publish_lease(store, region_id, lease),
             Effect::GrantReads { region, reads } => {
                 for id in reads {
                     let answer = self.read_now(store, &region, id);
@@ -186,6 +189,9 @@ impl World {
             Effect::Role { region_id, term, leader, is_leader } => {
                 self.note_role(store, region_id, term, leader, is_leader);
                 let leader = leader.map_or(0, |peer| peer.id);
+                if is_leader {
+                    self.check_election(store, region_id, term);
+                }
                 self.trace.note(&[19, place, region_id, term, leader, u64::from(is_leader)]);
                 self.say(|| {
                     let what = if is_leader { "leads".to_owned() } else { format!("follows {leader}") };
@@ -247,6 +253,7 @@ impl World {
         let owner = &mut self.stores[store];
         if !owner.logging && !owner.log.is_empty() {
             owner.logging = true;
+            owner.logging_since_us = Some(self.now_us);
             let life = owner.life;
             let after = self.rng.within((1, 100));
             self.schedule(after, Action::WriteLog { store, life });
@@ -278,6 +285,7 @@ impl World {
             return self.schedule_at(at_us, Action::LogSynced { store, life, writes, batches });
         }
         owner.logging = false;
+        owner.logging_since_us = None;
         owner.disk.borrow_mut().sync_log(writes);
         if self.stops_with_its_disk(store) {
             return;

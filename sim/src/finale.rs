@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use flotilla_proto::store::{PeerRole, PeerStatus, Region, Space};
+use flotilla_proto::store::{Peer, PeerRole, PeerStatus, Region, Space};
 use flotilla_raftstore::{RequestId, Target};
 
 use crate::{
@@ -138,7 +138,10 @@ impl World {
             leaders.values().all(|(region, _, _)| {
                 let voters = || region.peers.iter().filter(|peer| peer.role() == PeerRole::Voter);
                 let gone = |id: u64| id == self.stores[*store].id || self.stores[self.place(id)].gone;
+                // A learner there may become a voter before anybody knows.
+                let learner = |peer: &Peer| peer.role() == PeerRole::Learner && peer.store_id == self.stores[*store].id;
                 voters().filter(|peer| !gone(peer.store_id)).count() > voters().count() / 2
+                    && !region.peers.iter().any(learner)
             })
         };
         let candidates: Vec<usize> = (0..self.stores.len()).filter(spare).collect();

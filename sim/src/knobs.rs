@@ -125,6 +125,8 @@ knobs! {
     snapshot_loss: u64,
     /// Clocks run up to this many millionths too fast or too slow.
     drift_ppm: u64,
+    /// So many reads are tried under a lease first.
+    lease_reads: u64,
     /// A store crashes about this often.
     crash_every_ms: u64,
     /// Of these, so many are power cuts.
@@ -197,6 +199,7 @@ impl Knobs {
             snapshot_ms: (1, 50),
             snapshot_loss: 0,
             drift_ppm: 0,
+            lease_reads: 900,
             crash_every_ms: 0,
             power_cuts: 0,
             crash_all: 0,
@@ -282,7 +285,7 @@ impl Knobs {
         knobs.duplicates = rng.pick(&[0, 10, 100]);
         knobs.stragglers = rng.pick(&[0, 10, 100]);
         knobs.snapshot_loss = rng.pick(&[0, 100, 500]);
-        knobs.drift_ppm = rng.pick(&[0, 0, 1_000, 100_000]);
+        knobs.drift_ppm = rng.pick(&[0, 0, 1_000, 50_000, 100_000]);
         knobs.crash_every_ms = rng.pick(&[0, 0, 300, 1_000, 3_000]);
         knobs.power_cuts = rng.pick(&[0, 500, 1_000]);
         knobs.crash_all = rng.pick(&[0, 50, 200]);

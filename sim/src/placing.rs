@@ -423,7 +423,9 @@ impl World {
                 let mutations = pairs.iter().map(|pair| mutation(pair.key.clone(), pair.value.clone())).collect();
                 Event::Write { id, target: target(*term), write: Write { mutations, ..Write::default() } }
             }
-            Errand::Load { term } | Errand::Confirm { term, .. } => Event::Read { id, target: target(*term) },
+            Errand::Load { term } | Errand::Confirm { term, .. } => {
+                Event::Read { id, target: target(*term), leased_in: None }
+            }
         };
         self.say(|| format!("store {}: the driver's request {}: {errand:?}", store + 1, id.0));
         self.placing.offices[store].errands.insert(id, errand);
@@ -727,7 +729,9 @@ impl World {
         let alive = |id: u64| !self.stores[self.place(id)].gone;
         for (region, _, _) in self.leaders().into_values().filter(|_| self.knobs.placed > 0) {
             // A learner that the administrator added stays where it is, and the driver takes other stores.
-            let learner = |id: u64| region.peers.iter().any(|p| p.store_id == id && p.role() == PeerRole::Learner);
+            let is_foreign = |peer: &Peer| !self.placing.laws.learners.contains_key(&peer.id);
+            let is_learner = |peer: &Peer| peer.role() == PeerRole::Learner && is_foreign(peer);
+            let learner = |id: u64| region.peers.iter().any(|peer| peer.store_id == id && is_learner(peer));
             let stores = self.stores.iter().filter(|store| !store.gone && !learner(store.id)).count();
             let voters =
                 region.peers.iter().filter(|peer| peer.role() == PeerRole::Voter && alive(peer.store_id)).count();

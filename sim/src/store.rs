@@ -1,6 +1,9 @@
 //! One simulated store: its disk, and, while it is up, the real workers and appliers with their queues.
 
-use std::collections::VecDeque;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use flotilla_proto::{
     disk::{Cf, WriteBatch, all_states_range, apply_state_key},
@@ -10,8 +13,10 @@ use flotilla_raftstore::{
     BatchId, Event, Settings, Worker,
     apply::{Applier, ApplyTask, finish_destroy, finish_install},
     disk::ApplyDisk,
+    lease::Lease,
     ranges::Ranges,
     recover::{RecoverError, Recovered, Recovery},
+    support::{Support, SupportId},
 };
 
 use crate::{
@@ -59,10 +64,20 @@ pub struct Store {
     pub lanes: Vec<Lane>,
     /// As the workers of one store share them.
     pub ranges: Ranges,
+    /// Whom it supports.
+    pub support: Support,
+    /// Who supports it: under which id, and until when on its clock.
+    pub held: BTreeMap<u64, (SupportId, u64)>,
+    /// By region, as its workers have published them.
+    pub leases: BTreeMap<u64, Arc<Lease>>,
+    /// What its clock showed when a worker last ran.
+    pub looked_at_ms: u64,
     /// Not written yet.
     pub log: VecDeque<LogBatch>,
     /// The log writer is at work.
     pub logging: bool,
+    /// Since when it has been at it.
+    pub logging_since_us: Option<u64>,
     /// Nothing runs before this.
     pub frozen_until_us: u64,
     /// Crash after so many further effects, and whether the power goes, too.
@@ -92,8 +107,13 @@ impl Store {
             life: 0,
             lanes: Vec::new(),
             ranges: Ranges::new(),
+            support: Support::new(1, true, 0),
+            held: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            looked_at_ms: 0,
             log: VecDeque::new(),
             logging: false,
+            logging_since_us: None,
             frozen_until_us: 0,
             fuse: None,
             apply_fuse: None,
@@ -145,6 +165,7 @@ impl Store {
             }
         });
         self.lanes = lanes.collect();
+        self.support = Support::new(self.life + 1, self.life == 0, now_ms);
         self.up = true;
         Ok(())
     }
@@ -154,8 +175,11 @@ impl Store {
         self.up = false;
         self.life += 1;
         self.lanes.clear();
+        self.held.clear();
+        self.leases.clear();
         self.log.clear();
         self.logging = false;
+        self.logging_since_us = None;
         self.fuse = None;
         self.apply_fuse = None;
         let mut disk = self.disk.borrow_mut();
@@ -182,7 +206,8 @@ fn gather(disk: &SharedDisk) -> Result<Recovery, RecoverError> {
     Ok(recovery)
 }
 
-fn recover(disk: &mut SharedDisk) -> Result<Recovered, RecoverError> {
+/// Finds all peers, after finishing what a crash has interrupted: the counterpart of the shell's `StoreDisk::recover`.
+pub fn recover(disk: &mut SharedDisk) -> Result<Recovered, RecoverError> {
     for state in gather(disk)?.unfinished() {
         if state.status() == PeerStatus::Installing {
             let target = state.region.clone().unwrap_or_default();

@@ -9,7 +9,7 @@ use flotilla_proto::{
     disk::{WriteBatch, data_key},
     store::{Epoch, Peer, PeerRole, RaftMessage, Region, Space},
 };
-use flotilla_raftstore::{BatchId, RequestId, Settings, apply::put_initial_states};
+use flotilla_raftstore::{BatchId, RequestId, Settings, apply::put_initial_states, support::SupportMessage};
 
 use crate::{
     client::{Answer, Clients, Request},
@@ -31,6 +31,8 @@ pub(crate) enum Action {
     WriteLog { store: usize, life: u64 },
     LogSynced { store: usize, life: u64, writes: u64, batches: Vec<(usize, BatchId)> },
     RunApplier { store: usize, life: u64, worker: usize },
+    Liveness { store: usize, life: u64 },
+    Said { from: u64, to: u64, message: SupportMessage },
     Frame { from: u64, to: u64, messages: Vec<RaftMessage> },
     Unsent { store: usize, life: u64, worker: usize, to: u64, regions: Vec<u64> },
     ReadSnapshot { store: usize, life: u64, to: u64, message: Box<RaftMessage> },
@@ -262,6 +264,7 @@ impl World {
             | Action::WriteLog { store, life }
             | Action::LogSynced { store, life, .. }
             | Action::RunApplier { store, life, .. }
+            | Action::Liveness { store, life }
             | Action::Unsent { store, life, .. }
             | Action::ReadSnapshot { store, life, .. }
             | Action::SnapshotSent { store, life, .. } => match self.holds_up(store, life, action) {
@@ -275,6 +278,8 @@ impl World {
             Action::WriteLog { store, .. } => self.write_log(store),
             Action::LogSynced { store, writes, batches, .. } => self.log_synced(store, writes, batches),
             Action::RunApplier { store, worker, .. } => self.run_applier(store, worker),
+            Action::Liveness { store, .. } => self.run_liveness(store),
+            Action::Said { from, to, message } => self.hear_support(from, to, message),
             Action::Frame { from, to, messages } => self.deliver_frame(from, to, messages),
             Action::Unsent { store, worker, to, regions, .. } => self.unsent(store, worker, to, regions),
             Action::ReadSnapshot { store, to, message, .. } => self.read_snapshot(store, to, *message),

@@ -1,0 +1,478 @@
+//! Leases: how a leader serves reads without asking anybody, and what its followers do for it.
+//!
+//! **Bound followers.** A follower that answers its leader says under which support of its store for the leader's (see [`crate::support`]) it is
+//! bound to that leader and term. Until that support ends it neither campaigns nor answers those who do, except on behalf of the leader
+//! itself: a vote for a transfer that it has begun, or for its own peer, which campaigns only if it leads no more. Votes that are asked
+//! for meanwhile are not refused but held, so that an election does not wait for a retry when the support ends. No message and
+//! no disk write is spent on being bound; a follower that restarts is bound to nobody, but its store helps nobody for as long as any support that
+//! it may have given lasts ([`Event::PromisesOver`](crate::Event::PromisesOver)).
+//!
+//! **The lease.** As long as a quorum is bound (the leader itself included), nobody else can be elected, and all that was ever acknowledged is or will
+//! be applied by this leader first. So a [`Lease`] names the supports, and whoever reads looks up how long they last. It is withdrawn, before
+//! any message that could make it wrong leaves the store:
+//! * until an entry of the leader's own term is applied: what earlier leaders have acknowledged may not be applied yet;
+//! * for the rest of the term, once a transfer of the lead was begun: the followers may vote;
+//! * from the proposal of a split until it is applied: a follower that is faster may elect a leader for a child, and that one may write;
+//! * while a change of the members is under way: the quorum is about to be another;
+//! * with the lead.
+//!
+//! A lease says nothing of what is committed and not applied here yet. Others may know of it, from a read on a follower that applied it first: a reader
+//! looks at [`Progress`] before it takes its view of the data, and asks the worker if that is behind; the worker then waits for the applier,
+//! and for nobody else.
+//!
+//! **A bound follower that hears nothing** asks its leader's store whether it still leads, which costs one message and no election. So a group
+//! whose leader is gone while the leader's store is well does not wait for ever.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use flotilla_proto::store::{PeerRole, RaftMessage, Region};
+use flotilla_raft::{self as raft, Message, MessageType, Role};
+
+use crate::{Settings, disk::LogReader, event::Effect, event::Target, peer::Peer, round::Round, support::SupportId};
+
+/// A leader that was silent for so many heartbeats when its store's support ends is given up at once.
+const SILENT_HEARTBEATS: u64 = 3;
+
+/// Requests for votes that wait for the end of a support. One per candidate counts.
+const HELD_VOTES_MAX: usize = 8;
+
+/// How far a leader is with what its group has committed. Written by the worker, before any message that tells of it leaves the store.
+#[derive(Debug, Default)]
+pub struct Progress {
+    committed: AtomicU64,
+    applied: AtomicU64,
+}
+
+impl Progress {
+    fn note(&self, committed: u64, applied: u64) {
+        self.applied.store(applied, Ordering::Release);
+        self.committed.store(committed, Ordering::Release);
+    }
+
+    /// Whether a view of the data that is taken now has all that anybody can know of.
+    pub fn is_applied(&self) -> bool {
+        let committed = self.committed.load(Ordering::Acquire);
+        self.applied.load(Ordering::Acquire) >= committed
+    }
+}
+
+/// The right of a leader to serve reads, for as long as enough of its voters are bound to it.
+#[derive(Clone, Debug)]
+pub struct Lease {
+    /// The region as applied.
+    pub region: Arc<Region>,
+    /// The leader's store.
+    pub store_id: u64,
+    /// The term in which it leads.
+    pub term: u64,
+    /// The stores of the other voters that are bound, and under which support.
+    pub bound: Vec<(u64, SupportId)>,
+    /// How many of them must be, for a quorum together with the leader.
+    pub needed: usize,
+    /// What a reader looks at first.
+    pub progress: Arc<Progress>,
+}
+
+impl Lease {
+    /// Until when the lease is good, on the clock of the leader's store; 0 if it is not. `held` tells until when a store's support under
+    /// an id lasts, or 0.
+    pub fn until_ms(&self, held: impl Fn(u64, SupportId) -> u64) -> u64 {
+        self.until_ms_of(self.bound.iter().map(|(store_id, id)| held(*store_id, *id)))
+    }
+
+    /// Like [`Lease::until_ms`], with the ends of the supports in the order of [`Lease::bound`].
+    pub fn until_ms_of(&self, ends: impl Iterator<Item = u64>) -> u64 {
+        if self.needed == 0 {
+            return u64::MAX;
+        }
+        // The latest ones, in descending order; there are few.
+        let mut latest = [0; VOTERS_MAX];
+        for end in ends {
+            let place = latest.iter().position(|other| *other < end);
+            if let Some(place) = place {
+                latest[place..].rotate_right(1);
+                latest[place] = end;
+            }
+        }
+        latest.get(self.needed - 1).copied().unwrap_or(0)
+    }
+
+    /// Whether a read for this target is for this leader, and for the region as it is.
+    pub fn admits(&self, target: &Target) -> bool {
+        target.store_id.is_none_or(|store_id| store_id == self.store_id)
+            && target.term.is_none_or(|term| term == self.term)
+            && target.epoch.is_none_or(|epoch| self.region.epoch.is_some_and(|now| now.version == epoch.version))
+    }
+}
+
+/// Regions with more voters have no leases.
+const VOTERS_MAX: usize = 16;
+
+/// To whom a follower is bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Binding {
+    /// The leader's term.
+    pub term: u64,
+    /// The leader's store.
+    pub store_id: u64,
+    /// Until this support ends.
+    pub id: SupportId,
+}
+
+/// What a worker knows of its store's promises to others.
+#[derive(Default)]
+pub(crate) struct Promises {
+    /// The support that it gives, by store.
+    given: BTreeMap<u64, SupportId>,
+    /// What a former process may have promised is over.
+    pub former_over: bool,
+}
+
+impl Promises {
+    pub fn began(&mut self, store_id: u64, id: SupportId) {
+        self.given.insert(store_id, id);
+    }
+
+    pub fn ended(&mut self, store_id: u64, id: SupportId) {
+        if self.given.get(&store_id) == Some(&id) {
+            self.given.remove(&store_id);
+        }
+    }
+
+    fn holds(&self, binding: &Binding) -> bool {
+        self.given.get(&binding.store_id) == Some(&binding.id)
+    }
+}
+
+/// What a peer has to do with leases. A leader has followers, all others may have a binding.
+#[derive(Default)]
+pub(crate) struct Fortification {
+    pub binding: Option<Binding>,
+    /// Requests for votes that wait.
+    votes: Vec<Message>,
+    /// The tick at which the leader was last heard.
+    heard_at: u64,
+    /// Under which support of their stores the other peers are bound.
+    followers: Vec<(u64, SupportId)>,
+    /// Counts the changes of `followers`.
+    changes: u64,
+    /// The term in which this leader began to hand over.
+    let_go: u64,
+    /// The last split that this leader proposed in its term.
+    split_at: u64,
+    /// What the published lease was made of: term, epoch and changes of followers.
+    published: Option<(u64, u64, u64, u64)>,
+    /// Of the published lease.
+    progress: Option<Arc<Progress>>,
+}
+
+impl<L: LogReader> Peer<L> {
+    /// Whether nobody else has a say.
+    fn is_only_voter(&self) -> bool {
+        let mut voters = self.region.peers.iter().filter(|peer| peer.role() == PeerRole::Voter);
+        voters.next().is_some_and(|peer| peer.id == self.me.id) && voters.next().is_none()
+    }
+
+    pub fn is_bound(&self, promises: &Promises) -> bool {
+        !seeded(26) && self.fortification.binding.is_some_and(|binding| promises.holds(&binding))
+    }
+
+    /// Whether this peer must help nobody to the lead, itself included.
+    pub fn is_frozen(&self, promises: &Promises) -> bool {
+        !self.raft.is_leader() && (self.waits(promises) || self.is_bound(promises))
+    }
+
+    /// Whether a former process of this store may have promised something that still binds this peer.
+    fn waits(&self, promises: &Promises) -> bool {
+        !promises.former_over && !self.is_only_voter() && !seeded(27)
+    }
+
+    /// Binds this peer if `message` answers its leader; gives the id to be sent along, 0 for none.
+    pub fn bind(&mut self, message: &Message, leader_store: u64, promises: &Promises) -> u64 {
+        let answers = matches!(message.kind, MessageType::AppResp | MessageType::HeartbeatResp);
+        if !answers || message.to != self.raft.leader_id() || message.term != self.raft.term() {
+            return 0;
+        }
+        let Some(id) = promises.given.get(&leader_store).copied() else { return 0 };
+        self.fortification.binding = Some(Binding { term: message.term, store_id: leader_store, id });
+        id.0
+    }
+
+    /// A message of this kind came from the leader of this term.
+    pub fn heard_leader(&mut self) {
+        self.quiet_since = self.tick;
+        self.fortification.heard_at = self.tick;
+    }
+
+    /// A follower has said under which support it is bound.
+    pub fn follower_bound(&mut self, peer_id: u64, id: SupportId) {
+        let fortification = &mut self.fortification;
+        match fortification.followers.iter_mut().find(|(other, _)| *other == peer_id) {
+            Some((_, old)) if *old == id => return,
+            // Ids of one store grow: a late message does not bring an old one back.
+            Some((_, old)) if *old > id => return,
+            Some((_, old)) => *old = id,
+            None => fortification.followers.push((peer_id, id)),
+        }
+        fortification.changes += 1;
+    }
+
+    /// Takes a request for a vote out of the way if this peer must not answer it now. It is answered when the support ends.
+    pub fn withhold_vote(
+        &mut self,
+        message: Message,
+        from_store: u64,
+        settings: &Settings,
+        round: &Round,
+    ) -> Option<Message> {
+        let promises = &round.promises;
+        let of_leader = self.fortification.binding.is_some_and(|binding| binding.store_id == from_store);
+        let bound = self.is_bound(promises) && !of_leader;
+        if message.is_vote_for_transfer() || self.raft.is_leader() || !(bound || self.waits(promises)) {
+            return Some(message);
+        }
+        if bound {
+            // Whoever campaigns has heard of no leader: it is time to ask.
+            let ask = self.tick.saturating_sub(u64::from(settings.election_ticks));
+            self.quiet_since = self.quiet_since.min(ask);
+        }
+        let votes = &mut self.fortification.votes;
+        votes.retain(|other| (other.from, other.kind) != (message.from, message.kind));
+        if votes.len() < HELD_VOTES_MAX {
+            votes.push(message);
+        }
+        None
+    }
+
+    fn answer_held_votes(&mut self) {
+        for message in std::mem::take(&mut self.fortification.votes) {
+            // An error says that it has become pointless.
+            let _ = self.raft.step_remote(message);
+        }
+    }
+
+    /// The store gives this support no more. A leader that was silent is given up, and one of the others campaigns at once.
+    pub fn support_ended(&mut self, store_id: u64, id: SupportId, settings: &Settings) {
+        let ended = |binding: &mut Binding| (binding.store_id, binding.id) == (store_id, id);
+        let Some(binding) = self.fortification.binding.take_if(ended) else { return };
+        if self.raft.is_leader() {
+            return;
+        }
+        let silence = self.tick.saturating_sub(self.fortification.heard_at);
+        let silent = silence >= u64::from(settings.heartbeat_ticks) * SILENT_HEARTBEATS;
+        if silent && self.raft.term() == binding.term {
+            self.raft.forget_leader();
+        }
+        self.answer_held_votes();
+        if silent && self.raft.leader_id() == raft::NONE && self.is_favourite(store_id) {
+            self.raft.campaign();
+        }
+    }
+
+    /// The leader's store says that it leads no more in a term.
+    pub fn leads_no_more(&mut self, store_id: u64, term: u64) {
+        let over = |binding: &mut Binding| binding.store_id == store_id && binding.term <= term;
+        let Some(binding) = self.fortification.binding.take_if(over) else { return };
+        if self.raft.term() == binding.term {
+            self.raft.forget_leader();
+        }
+        self.answer_held_votes();
+    }
+
+    /// The members have changed. A leader that was removed has no lease: it had none while its removal was under way.
+    pub fn review_leader(&mut self) {
+        let members = &self.region.peers;
+        let removed = |binding: &mut Binding| !members.iter().any(|peer| peer.store_id == binding.store_id);
+        if self.fortification.binding.take_if(removed).is_some() {
+            self.answer_held_votes();
+        }
+    }
+
+    /// What a former process may have promised is over.
+    pub fn promises_over(&mut self, promises: &Promises) {
+        if !self.is_bound(promises) {
+            self.answer_held_votes();
+        }
+    }
+
+    /// Of the voters on other stores, one is to campaign first, so that votes do not split. All come to the same choice.
+    fn is_favourite(&self, without_store: u64) -> bool {
+        let voters = self.region.peers.iter();
+        let voters = voters.filter(|peer| peer.role() == PeerRole::Voter && peer.store_id != without_store);
+        voters.max_by_key(|peer| mix(self.region.id, peer.id)).is_some_and(|peer| peer.id == self.me.id)
+    }
+
+    /// Sees that nobody is bound to a leader that another one has followed.
+    pub fn review_binding(&mut self) {
+        let led_on = self.raft.is_leader() || self.raft.leader_id() != raft::NONE;
+        let over = |binding: &mut Binding| led_on && self.raft.term() > binding.term;
+        if self.fortification.binding.take_if(over).is_some() {
+            self.fortification.votes.clear();
+        }
+        self.fortification.followers.clear();
+        self.fortification.changes += 1;
+    }
+
+    /// The leader has asked this peer to campaign.
+    pub fn leader_lets_go(&mut self) {
+        self.fortification.binding = None;
+    }
+
+    /// This leader hands over.
+    pub fn let_go(&mut self) {
+        self.fortification.let_go = self.raft.term();
+    }
+
+    pub fn note_split_proposed(&mut self, index: u64) {
+        self.fortification.split_at = index;
+    }
+
+    /// Asks the store of the leader that this peer is bound to whether it still leads.
+    pub fn ask_leader(&self, round: &mut Round) {
+        let Some(binding) = self.fortification.binding else { return };
+        let leader = self.leader().filter(|leader| leader.store_id == binding.store_id);
+        let known = || self.region.peers.iter().find(|peer| peer.store_id == binding.store_id).copied();
+        let Some(to) = leader.or_else(known) else { return };
+        let question = RaftMessage {
+            region_id: self.id(),
+            from: Some(self.me),
+            to: Some(to),
+            epoch: Some(self.epoch()),
+            leads_in: binding.term,
+            ..Default::default()
+        };
+        round.send(to.store_id, question);
+    }
+
+    /// Whether this peer leads in no term up to `term`, and never will.
+    pub fn leads_no_more_in(&self, term: u64) -> bool {
+        let candidate = self.raft.role() == Role::Candidate;
+        !self.raft.is_leader() && (self.raft.term() > term || (self.raft.term() == term && !candidate))
+    }
+
+    /// What a lease would be made of, if there may be one.
+    fn lease_key(&self) -> Option<(u64, u64, u64, u64)> {
+        let fortification = &self.fortification;
+        let applied = self.raft.storage().applied();
+        let term = self.raft.term();
+        let may = self.raft.is_leader()
+            && self.is_alive()
+            && self.me.role() == PeerRole::Voter
+            && (applied.term == term || seeded(29))
+            && (fortification.let_go != term || seeded(15))
+            && (fortification.split_at <= applied.index || seeded(28))
+            && !self.raft.has_pending_conf_change();
+        if !may || self.voters_bound() + 1 < self.quorum() {
+            return None;
+        }
+        let epoch = self.epoch();
+        Some((term, epoch.version, epoch.conf_ver, fortification.changes))
+    }
+
+    fn other_voters(&self) -> impl Iterator<Item = &flotilla_proto::store::Peer> {
+        self.region.peers.iter().filter(|peer| peer.role() == PeerRole::Voter && peer.id != self.me.id)
+    }
+
+    fn support_of(&self, peer_id: u64) -> Option<SupportId> {
+        self.fortification.followers.iter().find(|(other, _)| *other == peer_id).map(|(_, id)| *id)
+    }
+
+    fn voters_bound(&self) -> usize {
+        self.other_voters().filter(|peer| self.support_of(peer.id).is_some()).count()
+    }
+
+    fn quorum(&self) -> usize {
+        self.region.peers.iter().filter(|peer| peer.role() == PeerRole::Voter).count() / 2 + 1
+    }
+
+    /// Publishes the lease as it is now, or withdraws it.
+    pub fn publish_lease(&mut self, round: &mut Round) {
+        let key = self.lease_key();
+        if key.is_some() && self.fortification.progress.is_none() {
+            self.fortification.progress = Some(Arc::default());
+        }
+        if let Some(progress) = &self.fortification.progress {
+            progress.note(self.raft.commit_index(), self.raft.storage().applied().index);
+        }
+        if key == self.fortification.published {
+            return;
+        }
+        self.fortification.published = key;
+        let bound = |peer: &flotilla_proto::store::Peer| Some((peer.store_id, self.support_of(peer.id)?));
+        let lease = key.zip(self.fortification.progress.as_ref()).map(|((term, ..), progress)| {
+            Arc::new(Lease {
+                progress: progress.clone(),
+                region: self.region.clone(),
+                store_id: self.me.store_id,
+                term,
+                bound: self.other_voters().filter_map(bound).take(VOTERS_MAX).collect(),
+                needed: self.quorum() - 1,
+            })
+        });
+        if lease.is_none() {
+            self.fortification.progress = None;
+        }
+        round.effect(Effect::Lease { region_id: self.id(), lease });
+    }
+
+    /// The peer goes away.
+    pub fn withdraw_lease(&mut self, round: &mut Round) {
+        if self.fortification.published.take().is_some() {
+            round.effect(Effect::Lease { region_id: self.id(), lease: None });
+        }
+    }
+}
+
+/// A deliberate bug.
+fn seeded(number: u32) -> bool {
+    #[cfg(feature = "seeded-bugs")]
+    return flotilla_raft::seeded::is(number);
+    #[cfg(not(feature = "seeded-bugs"))]
+    {
+        let _ = number;
+        false
+    }
+}
+
+/// Spreads regions evenly over their peers.
+fn mix(region_id: u64, peer_id: u64) -> u64 {
+    let mixed = (region_id ^ peer_id.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed ^ (mixed >> 29)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lease(needed: usize, bound: usize) -> Lease {
+        let bound = (0..bound as u64).map(|store| (store, SupportId(store))).collect();
+        Lease { region: Arc::default(), store_id: 9, term: 7, bound, needed, progress: Arc::default() }
+    }
+
+    #[test]
+    fn a_lease_lasts_as_long_as_a_quorum_does() {
+        let ends = [30, 10, 20, 0];
+        let until = |needed| lease(needed, 4).until_ms(|store, _| ends[store as usize]);
+        assert_eq!([1, 2, 3, 4, 5].map(until), [30, 20, 10, 0, 0]);
+        assert_eq!(until(0), u64::MAX, "the only voter asks nobody");
+        assert_eq!(lease(1, 0).until_ms(|_, _| 5), 0);
+        assert_eq!(lease(17, 16).until_ms(|_, _| 5), 0);
+    }
+
+    #[test]
+    fn a_lease_admits_what_is_meant_for_its_leader() {
+        let target = Target { region_id: 1, ..Target::default() };
+        assert!(lease(1, 1).admits(&target));
+        assert!(lease(1, 1).admits(&Target { store_id: Some(9), term: Some(7), ..target.clone() }));
+        assert!(!lease(1, 1).admits(&Target { store_id: Some(8), ..target.clone() }));
+        assert!(!lease(1, 1).admits(&Target { term: Some(6), ..target.clone() }));
+        let epoch = flotilla_proto::store::Epoch { version: 3, conf_ver: 1 };
+        assert!(!lease(1, 1).admits(&Target { epoch: Some(epoch), ..target }), "of another range");
+    }
+}
