@@ -241,20 +241,6 @@ impl<L: LogReader> Peer<L> {
         self.region.peers.iter().chain(&self.strangers).find(|peer| peer.id == peer_id).copied()
     }
 
-    /// Sees that a request for a vote is not refused for the sake of entries that do not count. This peer was removed and stayed, as the one voter
-    /// that is left may need its vote. From the removal on, that voter alone decides what is committed, so whatever this log has beyond what is
-    /// applied is worth nothing unless that voter has it, too.
-    pub fn stand_aside_for(&self, mut message: Message) -> Message {
-        let applied = self.raft.storage().applied();
-        let mut voters = self.region.peers.iter().filter(|peer| peer.role() == PeerRole::Voter);
-        let alone = voters.next().is_some_and(|peer| peer.id == message.from) && voters.next().is_none();
-        if !self.is_member() && alone && (message.log_term, message.index) >= (applied.term, applied.index) {
-            let own = (self.raft.last_term(), self.raft.last_index());
-            (message.log_term, message.index) = own.max((message.log_term, message.index));
-        }
-        message
-    }
-
     /// The leader as far as known, for a client that came to the wrong store.
     pub fn leader(&self) -> Option<store::Peer> {
         match self.raft.leader_id() {

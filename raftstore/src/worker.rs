@@ -361,7 +361,7 @@ impl<L: LogReader> Worker<L> {
         peer.hear(from);
         let raft_message = if campaigns {
             match peer.withhold_vote(raft_message, from_store, settings, round) {
-                Some(message) => peer.stand_aside_for(message),
+                Some(message) => message,
                 None => return,
             }
         } else {
