@@ -31,6 +31,27 @@ pub struct SystemLead {
     pub is_here: bool,
 }
 
+impl SystemLead {
+    /// What a peer of the system group on this store knows.
+    pub fn noted(self, term: u64, store_id: u64, is_here: bool) -> SystemLead {
+        if term < self.term { self } else { SystemLead { store_id, term, is_here } }
+    }
+
+    /// A store that was asked does not run the driver, and says who does; 0: it does not know. It knows better than a peer here, which may
+    /// have been removed since it last heard of a leader; but not better than `me` that it is this store.
+    pub fn refused_by(self, me: u64, store_id: u64, hint: u64) -> SystemLead {
+        let hint = if hint == me { 0 } else { hint };
+        let doubted = if self.store_id == store_id { 0 } else { self.store_id };
+        let believed = if hint == 0 { doubted } else { hint };
+        if self.is_here { self } else { SystemLead { store_id: believed, ..self } }
+    }
+
+    /// A store that was asked did not answer.
+    pub fn silent(self, store_id: u64) -> SystemLead {
+        self.refused_by(0, store_id, 0)
+    }
+}
+
 /// What can happen to a seat. An answer to an output names that output's term, or round.
 #[derive(Clone, Debug)]
 pub enum SeatInput {
@@ -268,5 +289,94 @@ impl Seat {
             self.unconfirmed.insert(self.rounds, waiting);
             self.outputs.push_back(SeatOutput::Confirm { term, round: self.rounds });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use super::*;
+
+    const NOW: Now = Now { mono_ms: 5, wall_ms: 5 };
+
+    fn outputs(seat: &mut Seat) -> Vec<SeatOutput> {
+        core::iter::from_fn(|| seat.poll_output()).collect()
+    }
+
+    fn refusal(outputs: &[SeatOutput]) -> Option<PlacementErrorKind> {
+        let [SeatOutput::Answer { response: PlacementResponse { response: Some(Response::Error(error)) }, .. }] =
+            outputs
+        else {
+            return None;
+        };
+        Some(error.kind())
+    }
+
+    fn tso(id: u64) -> SeatInput {
+        let request = Some(flotilla_proto::placement::placement_request::Request::Tso(1));
+        SeatInput::Request { id: RequestId(id), request: PlacementRequest { reserved: 0, request } }
+    }
+
+    #[test]
+    fn a_question_waits_for_the_driver_and_for_the_lead_to_be_confirmed() {
+        let mut seat = Seat::new(1, Settings::default());
+        seat.handle(NOW, tso(1));
+        assert_eq!(refusal(&outputs(&mut seat)), Some(PlacementErrorKind::NotLeader));
+        seat.handle(NOW, SeatInput::Lead(SystemLead { store_id: 1, term: 7, is_here: true }));
+        assert_eq!(outputs(&mut seat), [SeatOutput::Load { term: 7 }]);
+        seat.handle(NOW, tso(2));
+        assert_eq!(outputs(&mut seat), []);
+        let store = flotilla_proto::placement::Store {
+            id: 1,
+            address: "a:1".into(),
+            join_token: Bytes::from_static(b"t"),
+            ..Default::default()
+        };
+        let pairs = Placement::bootstrap_pairs(9, &[store], &[], 100);
+        let pairs: Vec<(Bytes, Bytes)> = pairs.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+        seat.handle(NOW, SeatInput::Loaded { term: 6, pairs: Some(pairs.clone()) });
+        assert!(seat.driver().is_none(), "of another term");
+        seat.handle(NOW, SeatInput::Loaded { term: 7, pairs: Some(pairs) });
+        let asked = outputs(&mut seat);
+        let [SeatOutput::Replicate { term: 7, batch, .. }] = asked[..] else { panic!("{asked:?}") };
+        seat.handle(NOW, SeatInput::Written { term: 7, batch, is_done: true });
+        let asked = outputs(&mut seat);
+        let [SeatOutput::Confirm { term: 7, round }] = asked[..] else { panic!("{asked:?}") };
+        seat.handle(NOW, SeatInput::Confirmed { round, is_so: true });
+        assert!(matches!(
+            &outputs(&mut seat)[..],
+            [SeatOutput::Answer { id: RequestId(2), response: PlacementResponse { response: Some(Response::Tso(_)) } }]
+        ));
+    }
+
+    /// Regression: the driver was read again without an entry between, which a write of unknown outcome may follow.
+    #[test]
+    fn a_write_of_unknown_outcome_ends_the_driver_and_loads_it_anew() {
+        let mut seat = Seat::new(1, Settings::default());
+        let lead = SystemLead { store_id: 1, term: 7, is_here: true };
+        seat.handle(NOW, SeatInput::Lead(lead));
+        let pairs = vec![(Bytes::from_static(crate::keys::PREFIX), Bytes::new())];
+        seat.handle(NOW, SeatInput::Loaded { term: 7, pairs: Some(pairs) });
+        assert!(seat.driver().is_none() && seat.next_deadline_ms().is_some(), "that cannot be loaded");
+        let mut seat = Seat { placement: None, ..Seat::new(1, Settings::default()) };
+        seat.handle(NOW, SeatInput::Lead(lead));
+        outputs(&mut seat);
+        seat.handle(NOW, SeatInput::Written { term: 7, batch: BatchId(1), is_done: false });
+        assert_eq!(outputs(&mut seat), [], "of a driver that is gone already");
+    }
+
+    /// Regression, found by the simulator: a store whose peer of the system group was removed believed for ever in the leader of that time,
+    /// told nobody of its regions, and was replaced.
+    #[test]
+    fn whoever_refuses_knows_better_than_a_peer_of_long_ago() {
+        let lead = SystemLead::default().noted(7, 3, false);
+        assert_eq!(lead.refused_by(1, 3, 5).store_id, 5);
+        assert_eq!(lead.refused_by(1, 3, 1).store_id, 0, "it is not here");
+        assert_eq!(lead.silent(3).store_id, 0);
+        assert_eq!(lead.silent(2), lead);
+        assert_eq!(lead.noted(6, 2, true), lead);
+        let here = SystemLead { store_id: 1, term: 7, is_here: true };
+        assert_eq!(here.refused_by(1, 1, 5), here);
     }
 }

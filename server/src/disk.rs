@@ -123,3 +123,7 @@ impl ApplyDisk for StoreDisk {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "disk_tests.rs"]
+mod tests;

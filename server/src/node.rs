@@ -261,10 +261,7 @@ impl Node {
                 Some(PlacementResponse { response: Some(placement_response::Response::Error(error)) })
                     if matches!(error.kind(), PlacementErrorKind::NotLeader | PlacementErrorKind::NotReady) =>
                 {
-                    if error.leader_store_id == 0 && now.term == 0 {
-                        self.inner.store.doubt_system_lead(now.store_id);
-                    }
-                    self.inner.store.hear_system_lead(error.leader_store_id);
+                    self.inner.store.refused_by(now.store_id, error.leader_store_id);
                     if Instant::now() + PLACEMENT_PAUSE > deadline {
                         return refuse(error.kind(), error.message, error.leader_store_id);
                     }

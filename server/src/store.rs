@@ -145,35 +145,24 @@ impl Store {
 
     /// Takes note of who leads the system group.
     pub fn note_system_lead(&self, term: u64, leader: Option<Peer>, is_here: bool) {
-        self.system_lead.send_if_modified(|lead| {
-            let new = SystemLead { store_id: leader.map_or(0, |peer| peer.store_id), term, is_here };
-            let changed = term >= lead.term && *lead != new;
-            if changed {
-                *lead = new;
-            }
-            changed
-        });
+        let store_id = leader.map_or(0, |peer| peer.store_id);
+        self.change_system_lead(|lead| lead.noted(term, store_id, is_here));
     }
 
-    /// Takes note of what another store said about who leads the system group. What a peer of it here knows is better.
-    pub fn hear_system_lead(&self, store_id: u64) {
-        self.system_lead.send_if_modified(|lead| {
-            let changed = lead.store_id == 0 && store_id != 0;
-            if changed {
-                lead.store_id = store_id;
-            }
-            changed
-        });
+    /// A store that was asked does not run the placement driver; perhaps it knows who does.
+    pub fn refused_by(&self, store_id: u64, hint: u64) {
+        self.change_system_lead(|lead| lead.refused_by(self.store_id, store_id, hint));
     }
 
     /// The store that is said to lead the system group cannot be reached.
     pub fn doubt_system_lead(&self, store_id: u64) {
+        self.change_system_lead(|lead| lead.silent(store_id));
+    }
+
+    fn change_system_lead(&self, change: impl FnOnce(SystemLead) -> SystemLead) {
         self.system_lead.send_if_modified(|lead| {
-            let changed = lead.store_id == store_id && lead.term == 0;
-            if changed {
-                lead.store_id = 0;
-            }
-            changed
+            let before = std::mem::replace(lead, change(*lead));
+            *lead != before
         });
     }
 

@@ -1,6 +1,6 @@
 //! The administrator: splits, changes of members, transfers and drains, always with plausible arguments.
 
-use flotilla_proto::store::{ChangePeer, Peer, PeerChangeKind, PeerRole, Region, Split, SplitChild};
+use flotilla_proto::store::{ChangePeer, Peer, PeerChangeKind, PeerRole, Region, Space, Split, SplitChild};
 use flotilla_raftstore::{Command, Event, Target, contains};
 
 use crate::{
@@ -14,10 +14,13 @@ impl World {
     /// Does one thing.
     pub(crate) fn administer(&mut self, rng: &mut Rng) {
         let all: Vec<Known> = self.directory.all().cloned().collect();
-        let known = rng.pick(&all);
+        let system = if rng.chance(150) { self.directory.system().cloned() } else { None };
+        let known = system.unwrap_or_else(|| rng.pick(&all));
+        let user = known.region.space() == Space::User;
         let command = match rng.below(100) {
-            0..20 if all.len() < self.knobs.regions_max => self.split_command(&known.region, rng),
+            0..20 if user && all.len() < self.knobs.regions_max => self.split_command(&known.region, rng),
             0..45 => transfer_command(&known.region, rng),
+            45..97 if self.knobs.wipe_every_ms > 0 => transfer_command(&known.region, rng),
             45..97 => self.members_command(&known, rng),
             _ => return self.drain_somewhere(rng),
         };
@@ -27,7 +30,7 @@ impl World {
     }
 
     fn drain_somewhere(&mut self, rng: &mut Rng) {
-        let store = rng.below(self.knobs.stores as u64) as usize;
+        let store = rng.below(self.stores.len() as u64) as usize;
         self.say(|| format!("store {}: is drained", store + 1));
         for worker in 0..self.knobs.workers {
             self.post(store, worker, Event::Drain);
@@ -36,7 +39,7 @@ impl World {
 
     /// Sends a command to whom the directory believes to lead.
     pub(crate) fn command(&mut self, owner: Owner, known: &Known, command: Command) -> flotilla_raftstore::RequestId {
-        let store = known.leader_store as usize - 1;
+        let store = self.place(known.leader_store);
         let target = Target {
             region_id: known.region.id,
             store_id: Some(known.leader_store),
@@ -59,6 +62,9 @@ impl World {
         }
         borders.sort();
         borders.dedup();
+        if !self.has_ids(borders.len() * (region.peers.len() + 1)) {
+            return None;
+        }
         let children = borders.into_iter().map(|start_key| SplitChild {
             region_id: self.fresh_id(),
             peer_ids: region.peers.iter().map(|_| self.fresh_id()).collect(),
@@ -72,14 +78,19 @@ impl World {
         let learners: Vec<Peer> =
             region.peers.iter().filter(|peer| peer.role() == PeerRole::Learner).copied().collect();
         let taken = |store: &u64| region.peers.iter().any(|peer| peer.store_id == *store);
-        let free: Vec<u64> = (1..=self.knobs.stores as u64).filter(|store| !taken(store)).collect();
+        let free: Vec<u64> = self.stores.iter().map(|store| store.id).filter(|store| !taken(store)).collect();
         let movable: Vec<Peer> =
             region.peers.iter().filter(|peer| peer.store_id != known.leader_store).copied().collect();
         let crowded = region.peers.len() > self.knobs.replicas;
         let (kind, peer) = if !learners.is_empty() && rng.chance(700) {
             (PeerChangeKind::AddVoter, rng.pick(&learners))
         } else if !free.is_empty() && !crowded && rng.chance(700) {
-            let peer = Peer { id: self.fresh_id(), store_id: rng.pick(&free), role: PeerRole::Learner as i32 };
+            let store_id = rng.pick(&free);
+            if self.knobs.placed > 0 {
+                self.ask_for_a_learner(known, store_id);
+                return None;
+            }
+            let peer = Peer { id: self.fresh_id(), store_id, role: PeerRole::Learner as i32 };
             (PeerChangeKind::AddLearner, peer)
         } else if !movable.is_empty() {
             (PeerChangeKind::Remove, rng.pick(&movable))

@@ -124,6 +124,12 @@ impl Clients {
         }
     }
 
+    /// A name for a request that was never used before.
+    pub(crate) fn fresh_request(&mut self) -> RequestId {
+        self.next_request += 1;
+        RequestId(self.next_request)
+    }
+
     /// A value never used before.
     pub fn fresh_value(&mut self) -> u64 {
         self.next_value += 1;
@@ -249,10 +255,10 @@ impl World {
             _ => wishes = twins(number).map(|key| (key, Wish::Get)).to_vec(),
         }
         let served = self.clients.served[client].get(&known.region.id).copied();
-        let mut store = served.unwrap_or(known.leader_store as usize - 1);
+        let mut store = served.unwrap_or_else(|| self.place(known.leader_store));
         let replica_read = wishes[0].1 == Wish::Get && self.rng.chance(250);
         if replica_read || self.rng.chance(50) {
-            store = self.rng.below(self.knobs.stores as u64) as usize;
+            store = self.rng.below(self.stores.len() as u64) as usize;
         }
         let target = Target {
             region_id: known.region.id,
@@ -266,8 +272,7 @@ impl World {
 
     /// Sends a request to a store.
     pub(crate) fn ask(&mut self, owner: Owner, store: usize, request: Request) -> RequestId {
-        self.clients.next_request += 1;
-        let id = RequestId(self.clients.next_request);
+        let id = self.clients.fresh_request();
         let (region_id, wishes) = match &request {
             Request::Data { target, wishes } => (target.region_id, wishes.clone()),
             Request::Command { target, .. } => (target.region_id, Vec::new()),
@@ -315,6 +320,9 @@ impl World {
 
     /// A granted read takes its view of the data.
     pub(crate) fn read_now(&mut self, store: usize, region: &Region, id: RequestId) -> Answer {
+        if self.is_errand(store, id) {
+            return Answer::Value(None); // The driver looks by itself.
+        }
         let Some(open) = self.clients.open.get(&id) else {
             return Answer::Unknown; // Nobody waits any more.
         };
@@ -334,6 +342,9 @@ impl World {
 
     /// A store answers.
     pub(crate) fn reply(&mut self, store: usize, id: RequestId, answer: Answer) {
+        if self.is_errand(store, id) {
+            return self.errand_done(store, id, &answer);
+        }
         self.say(|| format!("store {} answers request {}: {answer:?}", store + 1, id.0));
         if let Some(open) = self.clients.open.get_mut(&id) {
             if open.answered {
@@ -465,8 +476,8 @@ impl World {
         if let Some(leader) = error.not_leader.as_ref().and_then(|refusal| refusal.leader) {
             self.directory.led_by(region_id, leader.store_id);
         } else if error.epoch_not_match.is_none() && error.busy.is_none() {
-            let store = self.rng.below(self.knobs.stores as u64) + 1;
-            self.directory.led_by(region_id, store);
+            let store = self.rng.below(self.stores.len() as u64) as usize;
+            self.directory.led_by(region_id, self.stores[store].id);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A store's disk as RocksDB would have it: all batches in one sequence, of which a prefix is synced.
 //!
-//! A power cut loses a suffix of what is not synced. What RocksDB makes durable at once (ingested files, cleared ranges) stays.
+//! A power cut loses a suffix of what is not synced. What RocksDB makes durable at once (ingested files) stays. Clearing a range is deletions like
+//! any, which are synced before files go.
 
 use std::{
     cell::{Ref, RefCell, RefMut},
@@ -223,7 +224,7 @@ impl Disk {
         let lost = rng.below(self.pending.len() as u64 + 1);
         self.sync_to(self.taken - lost);
         for step in self.pending.drain(..) {
-            if !matches!(step, Step::Write(_)) {
+            if matches!(step, Step::Ingest(_)) {
                 self.durable.take(&step);
             }
         }
@@ -269,6 +270,11 @@ impl Disk {
     /// How many received snapshots lie about.
     pub fn folders(&self) -> usize {
         self.folders.len()
+    }
+
+    /// Whether this one does.
+    pub fn has_folder(&self, dir: &str) -> bool {
+        self.folders.contains_key(dir)
     }
 
     /// The terms of a region's log entries, by index.

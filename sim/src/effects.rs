@@ -43,6 +43,7 @@ impl World {
             }
             Ok(()) => {
                 self.laws.started(store);
+                self.open_office(store);
                 self.check_disk(store);
                 for worker in 0..self.knobs.workers {
                     self.wake(store, worker);
@@ -170,6 +171,7 @@ impl World {
                 self.drop_snapshot(store, region_id, &dir);
             }
             Effect::Report { report } => {
+                self.note_report(store, report.clone());
                 let region = report.region.unwrap_or_default();
                 self.trace.note(&[18, place, region.id, report.term]);
                 let store_id = self.stores[store].id;
@@ -185,6 +187,7 @@ impl World {
                 ));
             }
             Effect::Role { region_id, term, leader, is_leader } => {
+                self.note_role(store, region_id, term, leader, is_leader);
                 let leader = leader.map_or(0, |peer| peer.id);
                 if is_leader {
                     self.check_election(store, region_id, term);
@@ -232,7 +235,7 @@ impl World {
     }
 
     pub(crate) fn deliver_frame(&mut self, from: u64, to: u64, messages: Vec<RaftMessage>) {
-        let store = to as usize - 1;
+        let store = self.place(to);
         if !self.stores[store].up {
             return;
         }

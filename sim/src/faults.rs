@@ -4,6 +4,8 @@
 
 use std::collections::BTreeMap;
 
+use flotilla_proto::store::{Peer, PeerRole};
+
 use crate::{
     disk::Copy,
     knobs::Knobs,
@@ -32,13 +34,15 @@ pub enum Fault {
     ClockJump,
     /// A disk is replaced by an old copy of itself.
     OldCopy,
+    /// A store is lost with all that it has, and an empty one joins.
+    Wipe,
     /// No fault, but it comes the same way: the administrator does something.
     Admin,
 }
 
 impl Fault {
     /// All kinds.
-    pub const ALL: [Fault; 10] = [
+    pub const ALL: [Fault; 11] = [
         Fault::Crash,
         Fault::Cut,
         Fault::Pause,
@@ -48,6 +52,7 @@ impl Fault {
         Fault::DiskFull,
         Fault::ClockJump,
         Fault::OldCopy,
+        Fault::Wipe,
         Fault::Admin,
     ];
 
@@ -63,6 +68,7 @@ impl Fault {
             Fault::DiskFull => "disk-full",
             Fault::ClockJump => "clock-jump",
             Fault::OldCopy => "old-copy",
+            Fault::Wipe => "wipe",
             Fault::Admin => "admin",
         }
     }
@@ -79,6 +85,7 @@ impl Fault {
             Fault::DiskFull => &mut knobs.disk_full_every_ms,
             Fault::ClockJump => &mut knobs.clock_jump_every_ms,
             Fault::OldCopy => &mut knobs.old_copy_every_ms,
+            Fault::Wipe => &mut knobs.wipe_every_ms,
             Fault::Admin => &mut knobs.admin_every_ms,
         }
     }
@@ -148,6 +155,7 @@ impl World {
             Fault::DiskFull => self.fill_a_disk(&mut rng),
             Fault::ClockJump => self.let_a_clock_jump(&mut rng),
             Fault::OldCopy => self.put_an_old_copy_back(&mut rng),
+            Fault::Wipe => self.wipe_a_store(&mut rng),
             Fault::Admin => self.administer(&mut rng),
         }
     }
@@ -218,23 +226,26 @@ impl World {
     }
 
     fn cut_somewhere(&mut self, rng: &mut Rng) {
-        let stores = self.stores.len() as u64;
-        let one = rng.below(stores) + 1;
-        let other = (one + rng.below(stores - 1)) % stores + 1;
+        let ids: Vec<u64> = self.stores.iter().map(|store| store.id).collect();
+        let stores = ids.len() as u64;
+        let one = rng.below(stores);
+        let other = (one + rng.below(stores - 1) + 1) % stores;
+        let (one, other) = (ids[one as usize], ids[other as usize]);
+        let all = || ids.iter().copied();
         let mut pairs = Vec::new();
         let kind = rng.below(6);
         match kind {
             0 => pairs.push((one, other)),
             1 => pairs.extend([(one, other), (other, one)]),
-            2 | 5 => pairs.extend((1..=stores).flat_map(|to| [(one, to), (to, one)])),
-            3 if rng.chance(500) => pairs.extend((1..=stores).map(|to| (one, to))),
-            3 => pairs.extend((1..=stores).map(|from| (from, one))),
+            2 | 5 => pairs.extend(all().flat_map(|to| [(one, to), (to, one)])),
+            3 if rng.chance(500) => pairs.extend(all().map(|to| (one, to))),
+            3 => pairs.extend(all().map(|from| (from, one))),
             _ => {
                 // Two halves that do not hear each other.
                 let side: Vec<bool> = (0..stores).map(|_| rng.chance(500)).collect();
-                let apart = |from: u64, to: u64| side[from as usize - 1] != side[to as usize - 1];
-                let all = (1..=stores).flat_map(|from| (1..=stores).map(move |to| (from, to)));
-                pairs.extend(all.filter(|(from, to)| apart(*from, *to)));
+                let places = (0..ids.len()).flat_map(|from| (0..ids.len()).map(move |to| (from, to)));
+                let apart = places.filter(|(from, to)| side[*from] != side[*to]);
+                pairs.extend(apart.map(|(from, to)| (ids[from], ids[to])));
             }
         }
         // All mend at once, or one by one.
@@ -335,6 +346,33 @@ impl World {
         self.trace.note(&[9, store as u64]);
         self.tamper(store, copy);
         self.schedule(OLD_COPY_DOWN_US, Action::Restart { store });
+    }
+
+    /// A store is lost, where every region has two other voters at hand and a quorum of them. The driver replaces it.
+    fn wipe_a_store(&mut self, rng: &mut Rng) {
+        let store = self.some_store(rng);
+        let lost = self.stores.iter().filter(|store| store.gone).count();
+        let leaders = self.leaders();
+        let stays = |id: u64| id != self.stores[store].id && self.stores[self.place(id)].up;
+        let spare = leaders.values().all(|(region, _, _)| {
+            let voters = || region.peers.iter().filter(|peer| peer.role() == PeerRole::Voter);
+            let left = voters().filter(|peer| stays(peer.store_id)).count();
+            // A learner there may become a voter before anybody knows.
+            let learner = |peer: &Peer| peer.role() == PeerRole::Learner && peer.store_id == self.stores[store].id;
+            left >= 2 && left > voters().count() / 2 && !region.peers.iter().any(learner)
+        });
+        let known = {
+            let mut all = self.directory.all().chain(self.directory.system());
+            all.all(|known| leaders.contains_key(&known.region.id))
+        };
+        if lost >= 2 || !spare || !known || !self.stores[store].up {
+            return;
+        }
+        self.say(|| format!("store {}: is lost with all that it has", store + 1));
+        self.trace.note(&[13, store as u64]);
+        self.kill(store, Crash::Power);
+        self.stores[store].gone = true;
+        self.newcomer();
     }
 
     /// Puts an old copy of its disk into a store that is down.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use flotilla_proto::store::{PeerRole, PeerStatus, Region};
+use flotilla_proto::store::{Peer, PeerRole, PeerStatus, Region, Space};
 use flotilla_raftstore::{RequestId, Target};
 
 use crate::{
@@ -104,7 +104,11 @@ impl World {
     fn await_health(&mut self, what: &str, equal: bool) {
         let began = self.now_us;
         let mut probes = BTreeMap::new();
+        let timestamps = self.placing.answered;
         loop {
+            if self.knobs.placed > 0 && self.placing.answered == timestamps {
+                self.ask_for_a_timestamp();
+            }
             self.run_for_ms(STEP_MS);
             if self.verdict().is_some() {
                 return;
@@ -112,6 +116,10 @@ impl World {
             let mut settled = self.serves(&mut probes);
             if equal {
                 settled = settled.and_then(|()| self.is_equal()).and_then(|()| self.nothing_is_left_over());
+                settled = settled.and_then(|()| self.is_replicated());
+            }
+            if self.knobs.placed > 0 && self.placing.answered == timestamps {
+                settled = settled.and(Err("the placement driver does not answer".to_owned()));
             }
             match settled.and_then(|()| self.all_answered()) {
                 Ok(()) => return,
@@ -129,8 +137,11 @@ impl World {
         let spare = |store: &usize| {
             leaders.values().all(|(region, _, _)| {
                 let voters = || region.peers.iter().filter(|peer| peer.role() == PeerRole::Voter);
-                let gone = |id: u64| id == *store as u64 + 1 || self.stores[id as usize - 1].gone;
+                let gone = |id: u64| id == self.stores[*store].id || self.stores[self.place(id)].gone;
+                // A learner there may become a voter before anybody knows.
+                let learner = |peer: &Peer| peer.role() == PeerRole::Learner && peer.store_id == self.stores[*store].id;
                 voters().filter(|peer| !gone(peer.store_id)).count() > voters().count() / 2
+                    && !region.peers.iter().any(learner)
             })
         };
         let candidates: Vec<usize> = (0..self.stores.len()).filter(spare).collect();
@@ -139,13 +150,13 @@ impl World {
         }
         let store = self.rng.pick(&candidates);
         let others: Vec<usize> = (0..self.stores.len()).filter(|other| *other != store).collect();
-        let other = self.rng.pick(&others) as u64 + 1;
+        let (one, other) = (self.stores[store].id, self.stores[self.rng.pick(&others)].id);
         if self.knobs.forever == Forever::Store {
             self.say(|| format!("store {}: is lost for ever", store + 1));
             self.kill(store, Crash::Power);
             self.stores[store].gone = true;
         } else {
-            let (from, to) = if self.rng.chance(500) { (store as u64 + 1, other) } else { (other, store as u64 + 1) };
+            let (from, to) = if self.rng.chance(500) { (one, other) } else { (other, one) };
             self.say(|| format!("cut for ever: {from} to {to}"));
             self.network.cut(from, to);
         }
@@ -187,7 +198,8 @@ impl World {
 
     fn serves(&mut self, probes: &mut BTreeMap<u64, Probe>) -> Result<(), String> {
         let leaders = self.leaders();
-        let mut regions: Vec<&Region> = leaders.values().map(|(region, _, _)| region).collect();
+        let of_users = |region: &&Region| region.space() == Space::User;
+        let mut regions: Vec<&Region> = leaders.values().map(|(region, _, _)| region).filter(of_users).collect();
         regions.sort_by(|one, other| one.start_key.cmp(&other.start_key));
         let mut expected = Bytes::new();
         for (place, region) in regions.iter().enumerate() {
@@ -203,7 +215,7 @@ impl World {
             return Err(format!("no leader from key {expected:?} on"));
         }
         let mut waiting = None;
-        for (region, store, _) in leaders.values() {
+        for (region, store, _) in leaders.values().filter(|(region, _, _)| of_users(&region)) {
             if !self.probe(region, *store, probes) {
                 waiting = Some(region.id);
             }
@@ -248,8 +260,8 @@ impl World {
             let disk = self.stores[*leader].disk.borrow();
             let expected = (apply_state(disk.newest(), id), region_hash(disk.newest(), region));
             drop(disk);
-            for peer in region.peers.iter().filter(|peer| !self.stores[peer.store_id as usize - 1].gone) {
-                let disk = self.stores[peer.store_id as usize - 1].disk.borrow();
+            for peer in region.peers.iter().filter(|peer| !self.stores[self.place(peer.store_id)].gone) {
+                let disk = self.stores[self.place(peer.store_id)].disk.borrow();
                 let state = disk.newest().peer_state(id).unwrap_or_default();
                 let at = format!("peer {} of region {id} on store {}", peer.id, peer.store_id);
                 if state.status() != PeerStatus::Normal || state.peer_id != peer.id {

@@ -165,6 +165,12 @@ knobs! {
     old_copy_every_ms: u64,
     /// The administrator does something about this often.
     admin_every_ms: u64,
+    /// Voters that the placement driver gives each region; 0: there is none.
+    placed: usize,
+    /// It replaces a store that was silent for so long.
+    replace_after_ms: u64,
+    /// A store is lost with all that it has about this often, and an empty one joins. Only where the driver runs.
+    wipe_every_ms: u64,
 }
 
 impl Knobs {
@@ -215,6 +221,9 @@ impl Knobs {
             clock_jump_ms: (1, 20_000),
             old_copy_every_ms: 0,
             admin_every_ms: 0,
+            placed: 0,
+            replace_after_ms: 4_000,
+            wipe_every_ms: 0,
             limits: Limits::default(),
             forever: Forever::Nothing,
             skip: BTreeSet::new(),
@@ -270,6 +279,8 @@ impl Knobs {
             if rng.chance(300) && knobs.replicas > 1 {
                 knobs.old_copy_every_ms = 4_000;
                 knobs.admin_every_ms = 0;
+            } else {
+                knobs.place();
             }
             return knobs;
         }
@@ -293,7 +304,20 @@ impl Knobs {
         knobs.disk_stall_ms = (20, rng.pick(&[200, 1_500, 4_000]));
         knobs.disk_full_every_ms = rng.pick(&[0, 0, 0, 5_000]);
         knobs.clock_jump_every_ms = rng.pick(&[0, 0, 500, 3_000]);
+        knobs.place();
         knobs
+    }
+
+    /// In half of the seeds the placement driver runs, and in half of these stores are lost; then nobody else changes members, so that a
+    /// quorum is left.
+    fn place(&mut self) {
+        let mut rng = Rng::new(self.seed ^ 0x706c_6163);
+        if rng.chance(500) {
+            self.placed = rng.pick(&[3, 3, 3, 5]).min((self.stores - 1) / 2 * 2 + 1);
+            self.replicas = rng.pick(&[1, self.replicas.min(self.placed)]);
+            self.replace_after_ms = rng.pick(&[2_000, 5_000]);
+            self.wipe_every_ms = rng.pick(&[0, 3_000]);
+        }
     }
 
     /// A span after which the next event of a kind that happens `every_ms` comes.

@@ -21,7 +21,7 @@ use prost::Message as _;
 
 use crate::{
     disk::SharedDisk,
-    store::{Store, apply_state, region_hash},
+    store::{Store, apply_state, place_of, region_hash},
     trace::{Map, hash_bytes},
     world::World,
 };
@@ -235,7 +235,7 @@ impl Laws {
             if truncated(durable, region_id) < raft.index && durable.log_term(region_id, raft.index).is_none() {
                 return Err(at(&format!("entries are durable before they are acknowledged: up to {}", raft.index)));
             }
-            let leader = &stores[message.to.map_or(0, |peer| peer.store_id as usize) - 1];
+            let leader = &stores[place_of(stores, message.to.map_or(0, |peer| peer.store_id))];
             let leader = leader.lanes.get(worker).map(|lane| &lane.worker);
             let leads = |view: &PeerView<'_>| view.peer_id == to && view.is_leader && view.term == raft.term;
             if let Some(leader) = leader
@@ -291,7 +291,7 @@ fn holds(maps: &crate::disk::Maps, region_id: u64, index: u64, term: u64) -> boo
 fn is_durable_on_quorum(stores: &[Store], region: &Region, index: u64, term: u64) -> bool {
     let voters: Vec<&Peer> = region.peers.iter().filter(|peer| peer.role() == PeerRole::Voter).collect();
     let has = |peer: &&&Peer| {
-        let store = &stores[peer.store_id as usize - 1];
+        let store = &stores[place_of(stores, peer.store_id)];
         if store.tampered {
             return true; // It promised, and was made to forget.
         }

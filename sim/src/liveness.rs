@@ -38,7 +38,8 @@ pub(crate) enum Leased {
 impl World {
     /// Lets a store's liveness thread do what is due.
     pub(crate) fn run_liveness(&mut self, store: usize) {
-        let others: Vec<u64> = self.stores.iter().map(|other| other.id).filter(|id| *id != store as u64 + 1).collect();
+        let others: Vec<u64> =
+            self.stores.iter().map(|other| other.id).filter(|id| *id != self.stores[store].id).collect();
         let owner = &mut self.stores[store];
         let now_ms = owner.clock_ms(self.now_us);
         let stuck = owner.logging_since_us.is_some_and(|since| self.now_us - since > SUPPORT_MS * 1000 / 2);
@@ -54,7 +55,7 @@ impl World {
 
     /// A message on the liveness lane has come. A process that stands still finds it when it goes on.
     pub(crate) fn hear_support(&mut self, from: u64, to: u64, message: SupportMessage) {
-        let store = to as usize - 1;
+        let store = self.place(to);
         let owner = &mut self.stores[store];
         if !owner.up {
             return;
@@ -163,7 +164,7 @@ impl World {
         for other in (0..self.stores.len()).filter(|other| *other != store) {
             let overlaps = self.stores[other].leases.keys().copied().find(|region_id| {
                 let good = self.lease(other, *region_id);
-                good.is_some_and(|lease| {
+                good.filter(|lease| lease.region.space == region.space).is_some_and(|lease| {
                     contains(&lease.region, &region.start_key) || contains(region, &lease.region.start_key)
                 })
             });

@@ -130,7 +130,9 @@ impl Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    std::panic::set_hook(Box::new(|_| {}));
+    if !arguments.trace {
+        std::panic::set_hook(Box::new(|_| {}));
+    }
     match work(&arguments) {
         Ok(code) => code,
         Err(error) => {

@@ -50,10 +50,10 @@ impl World {
     }
 
     fn passes(&mut self, stream: &Stream) -> bool {
-        let from = stream.from as u64 + 1;
+        let from = self.stores[stream.from].id;
         let cut = self.network.is_cut(from, stream.to) || self.network.is_cut(stream.to, from);
         let alive = self.stores[stream.from].up && self.stores[stream.from].life == stream.life;
-        alive && !cut && self.stores[stream.to as usize - 1].up
+        alive && !cut && self.stores[self.place(stream.to)].up
     }
 
     /// The receiver sees what comes, and reserves the range.
@@ -61,7 +61,8 @@ impl World {
         if !self.passes(&stream) {
             return self.stream_ends(&stream, false);
         }
-        let receiver = &mut self.stores[stream.to as usize - 1];
+        let place = self.place(stream.to);
+        let receiver = &mut self.stores[place];
         let life = receiver.life;
         if receiver.ranges.reserve(&stream.region).is_err() {
             let (store, region_id) = (stream.to, stream.region.id);
@@ -74,7 +75,7 @@ impl World {
 
     /// The receiver has all the data, or the stream breaks.
     pub(crate) fn end_snapshot(&mut self, stream: Stream, life: u64) {
-        let store = stream.to as usize - 1;
+        let store = self.place(stream.to);
         let region_id = stream.region.id;
         if self.stores[store].life != life {
             return self.stream_ends(&stream, false);

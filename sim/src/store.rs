@@ -52,7 +52,7 @@ pub struct LogBatch {
 
 /// See the module.
 pub struct Store {
-    /// Its id: its place plus one.
+    /// Its id: its place plus one, if it was there from the start.
     pub id: u64,
     /// Survives crashes.
     pub disk: SharedDisk,
@@ -188,6 +188,15 @@ impl Store {
     }
 }
 
+/// The place of a store.
+pub fn place_of(stores: &[Store], store_id: u64) -> usize {
+    let first = (store_id as usize).wrapping_sub(1);
+    if stores.get(first).is_some_and(|store| store.id == store_id) {
+        return first;
+    }
+    stores.iter().position(|store| store.id == store_id).expect("only stores that have joined have an id")
+}
+
 fn gather(disk: &SharedDisk) -> Result<Recovery, RecoverError> {
     let mut recovery = Recovery::new();
     let (start, end) = all_states_range();
@@ -197,7 +206,8 @@ fn gather(disk: &SharedDisk) -> Result<Recovery, RecoverError> {
     Ok(recovery)
 }
 
-fn recover(disk: &mut SharedDisk) -> Result<Recovered, RecoverError> {
+/// Finds all peers, after finishing what a crash has interrupted: the counterpart of the shell's `StoreDisk::recover`.
+pub fn recover(disk: &mut SharedDisk) -> Result<Recovered, RecoverError> {
     for state in gather(disk)?.unfinished() {
         if state.status() == PeerStatus::Installing {
             let target = state.region.clone().unwrap_or_default();

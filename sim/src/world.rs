@@ -19,8 +19,9 @@ use crate::{
     knobs::Knobs,
     laws::Laws,
     network::Network,
+    placing::{Happening, Placing},
     rng::Rng,
-    store::Store,
+    store::{Store, place_of},
     trace::Trace,
 };
 
@@ -45,6 +46,7 @@ pub(crate) enum Action {
     GiveUp { id: RequestId },
     Mend { from: u64, to: u64 },
     Fault(Fault),
+    Placing(Happening),
 }
 
 /// A snapshot under way.
@@ -103,6 +105,7 @@ pub struct World {
     pub(crate) directory: Directory,
     pub(crate) clients: Clients,
     pub(crate) faults: Faults,
+    pub(crate) placing: Placing,
     /// The next region or peer id.
     pub(crate) next_id: u64,
     /// Frames that raft workers have sent so far.
@@ -158,6 +161,7 @@ impl World {
             frames: 0,
             steps: 0,
             settings,
+            placing: Placing::default(),
             ended: false,
             knobs,
         };
@@ -171,6 +175,7 @@ impl World {
 
     fn lay_out(&mut self) {
         let regions = (self.knobs.regions as u64).min(self.knobs.keys);
+        let mut all = Vec::new();
         for number in 0..regions {
             let border = |number: u64| match number {
                 0 => Vec::new(),
@@ -198,7 +203,14 @@ impl World {
                 disk.sync();
             }
             self.directory.learn(&region);
+            all.push(region);
         }
+        self.lay_out_placement(&all);
+    }
+
+    /// The place of a store.
+    pub(crate) fn place(&self, store_id: u64) -> usize {
+        place_of(&self.stores, store_id)
     }
 
     fn begin_activities(&mut self) {
@@ -287,6 +299,7 @@ impl World {
             Action::GiveUp { id } => self.give_up(id),
             Action::Mend { from, to } => self.network.mend(from, to),
             Action::Fault(fault) => self.fault(fault),
+            Action::Placing(happening) => self.placing(happening),
         }
     }
 
@@ -309,8 +322,16 @@ impl World {
         self.laws.broken.as_deref()
     }
 
+    /// Whether there are so many numbers for regions and peers: where the driver runs they come from it.
+    pub(crate) fn has_ids(&self, count: usize) -> bool {
+        self.knobs.placed == 0 || self.placing.ids.len() >= count
+    }
+
     /// A number that is used for no other region or peer.
     pub fn fresh_id(&mut self) -> u64 {
+        if self.knobs.placed > 0 {
+            return self.placing.ids.pop_front().expect("the driver has given ids");
+        }
         self.next_id += 1;
         self.next_id
     }
