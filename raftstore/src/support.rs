@@ -1,7 +1,7 @@
 //! Support between stores: who vouches for whom, and for how long.
 //!
 //! Whether a leader's store is alive is a fact about two stores, not about the thousands of regions that they share. Each store asks each
-//! other store, three times per [`SUPPORT_MS`], for *support*. Who gives it promises, for [`SUPPORT_MS`] from the arrival of the question, to help
+//! other store, every [`SAY_EVERY_MS`], for *support*, and with the same message answers that one's last question. Who gives it promises, for [`SUPPORT_MS`] from the arrival of the question, to help
 //! nobody else to the lead of regions that the asking store leads. Who holds it counts from the moment at which it sent the question, and
 //! less by [`DRIFT_MS`], so that it stops to rely on the promise before the promise ends, whatever the delay, as long as no clock runs faster
 //! than another by more than one part in [`SUPPORT_MS`] / [`DRIFT_MS`]. Clocks need not agree on the time.
@@ -28,11 +28,11 @@ use std::collections::{BTreeMap, VecDeque};
 pub const SUPPORT_MS: u64 = 900;
 /// What the holder deducts: clocks may differ in speed by one part in ten.
 pub const DRIFT_MS: u64 = 90;
-/// Between two questions to a store: two may be lost before the support ends.
-pub const ASK_EVERY_MS: u64 = 300;
+/// Between two messages to a store. An answer waits for the next one: with it, and after the loss of one message, support still lasts.
+pub const SAY_EVERY_MS: u64 = 250;
 
 const _: () = {
-    assert!(ASK_EVERY_MS * 3 <= SUPPORT_MS, "a lost question costs no support");
+    assert!(SAY_EVERY_MS * 3 < SUPPORT_MS - DRIFT_MS, "a lost message costs no support");
     assert!(DRIFT_MS < SUPPORT_MS);
 };
 
@@ -40,15 +40,28 @@ const _: () = {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SupportId(pub u64);
 
-/// What stores say to each other.
+/// What a store says to another one: a question, and the answer to the last question of that one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SupportMessage {
-    /// Asks for support. `incarnation` and `sent_ms`, on the asking store's clock, come back in the answer. `heard_ms`: what the clock of the store
-    /// that is asked showed when it sent the last message that came from there; 0: none came.
-    Ask { incarnation: u64, sent_ms: u64, heard_ms: u64 },
-    /// The answer, which was sent when the own clock showed `clock_ms`. With an id it is a promise, which holds for [`SUPPORT_MS`] from some
-    /// moment after `sent_ms`.
-    Give { incarnation: u64, sent_ms: u64, id: Option<SupportId>, clock_ms: u64 },
+pub struct SupportMessage {
+    /// What the own clock shows.
+    pub clock_ms: u64,
+    /// What the clock of the other store showed when it sent the last message that came from there; 0: none came.
+    pub heard_ms: u64,
+    /// Asks for support of this incarnation; 0: does not ask.
+    pub ask: u64,
+    /// The answer.
+    pub give: Option<Give>,
+}
+
+/// The answer to a question for support.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Give {
+    /// Of the process that asked.
+    pub incarnation: u64,
+    /// What the clock of the asking store showed when it asked.
+    pub sent_ms: u64,
+    /// A promise, which holds for [`SUPPORT_MS`] from some moment after `sent_ms`; `None`: it was refused.
+    pub id: Option<SupportId>,
 }
 
 /// What can happen.
@@ -106,8 +119,10 @@ pub struct Support {
     held: BTreeMap<u64, Held>,
     /// By store, what its clock showed when it sent the last message that came.
     heard: BTreeMap<u64, u64>,
+    /// By store, the answer to its last question.
+    answers: BTreeMap<u64, Give>,
     last_id: SupportId,
-    ask_at_ms: u64,
+    say_at_ms: u64,
     promises_over_at_ms: Option<u64>,
     outputs: VecDeque<Output>,
 }
@@ -127,8 +142,9 @@ impl Support {
             given: BTreeMap::new(),
             held: BTreeMap::new(),
             heard: BTreeMap::new(),
+            answers: BTreeMap::new(),
             last_id: SupportId(incarnation << 32),
-            ask_at_ms: now_ms,
+            say_at_ms: now_ms,
             promises_over_at_ms: (!first).then_some(now_ms + SUPPORT_MS),
             outputs,
         }
@@ -140,42 +156,23 @@ impl Support {
         self.end_what_is_over(now_ms);
         match input {
             Input::Time { makes_progress } => {
-                if now_ms >= self.ask_at_ms {
-                    self.ask_at_ms = now_ms + ASK_EVERY_MS;
-                    if makes_progress {
-                        let ask = |to: &u64| {
-                            let heard_ms = self.heard.get(to).copied().unwrap_or(0);
-                            let incarnation = self.incarnation;
-                            Output::Send {
-                                to: *to,
-                                message: SupportMessage::Ask { incarnation, sent_ms: now_ms, heard_ms },
-                            }
-                        };
-                        self.outputs.extend(self.stores.iter().map(ask));
+                if now_ms >= self.say_at_ms {
+                    self.say_at_ms = now_ms + SAY_EVERY_MS;
+                    for to in &self.stores {
+                        let heard_ms = self.heard.get(to).copied().unwrap_or(0);
+                        let ask = if makes_progress { self.incarnation } else { 0 };
+                        let message = SupportMessage { clock_ms: now_ms, heard_ms, ask, give: self.answers.remove(to) };
+                        self.outputs.push_back(Output::Send { to: *to, message });
                     }
                 }
             }
             Input::Stores(stores) => {
                 if stores != self.stores {
                     self.stores = stores;
-                    self.ask_at_ms = now_ms;
+                    self.say_at_ms = now_ms;
                 }
             }
-            Input::Message { from, message: SupportMessage::Ask { incarnation, sent_ms, heard_ms } } => {
-                self.heard(now_ms, from, sent_ms);
-                let hears = heard_ms <= now_ms && now_ms - heard_ms < SUPPORT_MS;
-                self.asked(now_ms, from, incarnation, sent_ms, hears);
-            }
-            Input::Message { from, message: SupportMessage::Give { incarnation, sent_ms, id, clock_ms } } => {
-                self.heard(now_ms, from, clock_ms);
-                // Answers to a former process are nothing to this one; its clock may have been another.
-                if let Some(id) = id
-                    && incarnation == self.incarnation
-                    && sent_ms <= now_ms
-                {
-                    self.received(now_ms, from, sent_ms, id);
-                }
-            }
+            Input::Message { from, message } => self.message(now_ms, from, message),
         }
     }
 
@@ -187,7 +184,7 @@ impl Support {
     /// When [`Support::handle`] must be called with [`Input::Time`], if nothing else happens before.
     pub fn next_deadline(&self) -> u64 {
         let ends = self.given.values().filter(|given| given.id.is_some()).map(|given| given.until_ms);
-        ends.chain(self.promises_over_at_ms).chain([self.ask_at_ms]).min().expect("there is always a next question")
+        ends.chain(self.promises_over_at_ms).chain([self.say_at_ms]).min().expect("there is always a next question")
     }
 
     /// What this store gives, by store.
@@ -211,11 +208,22 @@ impl Support {
         }
     }
 
-    /// A message came that `from` sent when its clock showed `clock_ms`.
-    fn heard(&mut self, now_ms: u64, from: u64, clock_ms: u64) {
+    fn message(&mut self, now_ms: u64, from: u64, message: SupportMessage) {
+        let SupportMessage { clock_ms, heard_ms, ask, give } = message;
         if self.heard.insert(from, clock_ms).is_none() {
             // It has not been told that it is heard.
-            self.ask_at_ms = now_ms;
+            self.say_at_ms = now_ms;
+        }
+        if ask > 0 {
+            let hears = heard_ms <= now_ms && now_ms - heard_ms < SUPPORT_MS;
+            self.asked(now_ms, from, ask, clock_ms, hears);
+        }
+        // Answers to a former process are nothing to this one; its clock may have been another.
+        if let Some(Give { incarnation, sent_ms, id: Some(id) }) = give
+            && incarnation == self.incarnation
+            && sent_ms <= now_ms
+        {
+            self.received(now_ms, from, sent_ms, id);
         }
     }
 
@@ -230,21 +238,19 @@ impl Support {
                 self.outputs.push_back(Output::Ended { store: from, id });
             }
         }
-        let give = |id| {
-            let message = SupportMessage::Give { incarnation, sent_ms, id, clock_ms: now_ms };
-            Output::Send { to: from, message }
-        };
         if !hears {
-            self.outputs.push_back(give(None));
+            self.answers.insert(from, Give { incarnation, sent_ms, id: None });
             return;
         }
         given.until_ms = now_ms + SUPPORT_MS;
         let id = *given.id.get_or_insert_with(|| {
             self.last_id.0 += 1;
             self.outputs.push_back(Output::Began { store: from, id: self.last_id });
+            // Whoever begins anew waits for it.
+            self.say_at_ms = now_ms;
             self.last_id
         });
-        self.outputs.push_back(give(Some(id)));
+        self.answers.insert(from, Give { incarnation, sent_ms, id: Some(id) });
     }
 
     fn received(&mut self, now_ms: u64, from: u64, sent_ms: u64, id: SupportId) {
@@ -273,28 +279,48 @@ mod tests {
         std::iter::from_fn(|| support.poll_output()).collect()
     }
 
-    fn ask(incarnation: u64, sent_ms: u64, heard_ms: u64) -> Input {
-        Input::Message { from: 2, message: SupportMessage::Ask { incarnation, sent_ms, heard_ms } }
+    /// A question of store 2.
+    fn ask(incarnation: u64, clock_ms: u64, heard_ms: u64) -> Input {
+        let message = SupportMessage { clock_ms, heard_ms, ask: incarnation, give: None };
+        Input::Message { from: 2, message }
+    }
+
+    /// What a store that knows store 2 says next, by `until_ms` at the latest: all outputs up to then, and the answer.
+    fn says(support: &mut Support, until_ms: u64) -> (Vec<Output>, Option<Give>) {
+        let now_ms = support.next_deadline().min(until_ms);
+        support.handle(now_ms, Input::Time { makes_progress: true });
+        let mut outputs = drain(support);
+        let sends = |output: &Output| matches!(output, Output::Send { .. });
+        let give = outputs.iter().find_map(|output| match output {
+            Output::Send { message, .. } => message.give,
+            _ => None,
+        });
+        outputs.retain(|output| !sends(output));
+        (outputs, give)
+    }
+
+    fn giver(incarnation: u64) -> Support {
+        let mut giver = Support::new(incarnation, true, 0);
+        giver.handle(0, Input::Stores(vec![2]));
+        drain(&mut giver);
+        giver
     }
 
     #[test]
     fn support_that_is_asked_for_in_time_keeps_its_id() {
-        let mut giver = Support::new(7, true, 0);
+        let mut giver = giver(7);
         giver.handle(0, ask(1, 500, 0));
         let id = SupportId((7 << 32) + 1);
-        let give = |sent_ms, clock_ms| {
-            let message = SupportMessage::Give { incarnation: 1, sent_ms, id: Some(id), clock_ms };
-            Output::Send { to: 2, message }
-        };
-        assert_eq!(drain(&mut giver), [Output::PromisesOver, Output::Began { store: 2, id }, give(500, 0)]);
+        let give = |sent_ms| Some(Give { incarnation: 1, sent_ms, id: Some(id) });
+        assert_eq!(says(&mut giver, 0), (vec![Output::Began { store: 2, id }], give(500)));
         giver.handle(SUPPORT_MS - 1, ask(1, 900, 5));
-        assert_eq!(drain(&mut giver), [give(900, SUPPORT_MS - 1)]);
+        assert_eq!(says(&mut giver, SUPPORT_MS - 1), (vec![], give(900)));
         assert_eq!(giver.given().next().unwrap().1.until_ms, 2 * SUPPORT_MS - 1);
     }
 
     #[test]
     fn support_that_has_ended_never_comes_back() {
-        let mut giver = Support::new(7, true, 0);
+        let mut giver = giver(7);
         giver.handle(0, ask(1, 0, 0));
         drain(&mut giver);
         giver.handle(SUPPORT_MS, ask(1, 800, SUPPORT_MS));
@@ -304,56 +330,51 @@ mod tests {
 
     #[test]
     fn a_restart_of_the_holder_ends_its_support_at_once_and_a_late_question_does_not() {
-        let mut giver = Support::new(7, true, 0);
+        let mut giver = giver(7);
         giver.handle(0, ask(2, 0, 0));
-        drain(&mut giver);
+        says(&mut giver, 0);
         giver.handle(1, ask(1, 0, 0));
         assert_eq!(drain(&mut giver), [], "of a process that is gone");
         giver.handle(2, ask(3, 0, 0));
-        assert!(matches!(drain(&mut giver)[..], [Output::Ended { .. }, Output::Began { .. }, Output::Send { .. }]));
+        assert!(matches!(drain(&mut giver)[..], [Output::Ended { .. }, Output::Began { .. }]));
     }
 
     #[test]
     fn a_store_that_hears_nothing_loses_its_support() {
-        let mut giver = Support::new(7, true, 0);
+        let mut giver = giver(7);
         giver.handle(0, ask(1, 0, 0));
-        drain(&mut giver);
+        says(&mut giver, 0);
         giver.handle(600, ask(1, 600, 500));
-        assert!(matches!(drain(&mut giver)[..], [Output::Send { .. }]));
+        assert!(says(&mut giver, 600).1.unwrap().id.is_some());
         giver.handle(1_400, ask(1, 1_400, 500));
-        let refusal = SupportMessage::Give { incarnation: 1, sent_ms: 1_400, id: None, clock_ms: 1_400 };
-        assert_eq!(drain(&mut giver), [Output::Send { to: 2, message: refusal }]);
+        assert_eq!(says(&mut giver, 1_400), (vec![], Some(Give { incarnation: 1, sent_ms: 1_400, id: None })));
         giver.handle(1_500, ask(1, 1_500, 500));
-        assert!(matches!(drain(&mut giver)[..], [Output::Ended { .. }, Output::Send { .. }]));
+        assert!(matches!(drain(&mut giver)[..], [Output::Ended { .. }]));
         giver.handle(1_600, ask(1, 1_600, 1_500));
-        assert!(matches!(drain(&mut giver)[..], [Output::Began { .. }, Output::Send { .. }]));
+        assert!(matches!(drain(&mut giver)[..], [Output::Began { .. }]));
     }
 
     #[test]
-    fn two_stores_that_start_need_two_messages_each() {
+    fn two_stores_that_start_need_a_few_messages_and_no_time() {
         let (mut one, mut two) = (Support::new(1, true, 5_000), Support::new(1, true, 90_000));
         one.handle(5_000, Input::Stores(vec![2]));
         two.handle(90_000, Input::Stores(vec![1]));
-        let mut holds = false;
-        for ms in 0..4 {
+        for ms in 0..6 {
             let time = Input::Time { makes_progress: true };
             one.handle(5_000 + ms, time.clone());
             two.handle(90_000 + ms, time);
-            for _ in 0..2 {
-                for output in drain(&mut one) {
-                    if let Output::Send { message, .. } = output {
-                        two.handle(90_000 + ms, Input::Message { from: 1, message });
-                    }
+            for output in drain(&mut one) {
+                if let Output::Send { message, .. } = output {
+                    two.handle(90_000 + ms, Input::Message { from: 1, message });
                 }
-                for output in drain(&mut two) {
-                    if let Output::Send { message, .. } = output {
-                        one.handle(5_000 + ms, Input::Message { from: 2, message });
-                    }
-                    holds |= matches!(output, Output::Held { .. });
+            }
+            for output in drain(&mut two) {
+                if let Output::Send { message, .. } = output {
+                    one.handle(5_000 + ms, Input::Message { from: 2, message });
                 }
             }
         }
-        assert!(holds && one.held().next().is_some());
+        assert!(one.held().next().is_some() && two.held().next().is_some());
     }
 
     #[test]
@@ -367,22 +388,28 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_is_stuck_does_not_ask() {
+    fn a_store_that_is_stuck_answers_and_does_not_ask() {
         let mut holder = Support::new(1, true, 0);
         holder.handle(0, Input::Stores(vec![2, 3]));
+        holder.handle(0, ask(1, 5, 0));
+        let asks = |outputs: Vec<Output>| {
+            outputs.iter().filter(|output| matches!(output, Output::Send { message, .. } if message.ask > 0)).count()
+        };
         holder.handle(0, Input::Time { makes_progress: false });
-        assert_eq!(drain(&mut holder), [Output::PromisesOver]);
-        holder.handle(ASK_EVERY_MS, Input::Time { makes_progress: true });
-        assert_eq!(drain(&mut holder).len(), 2);
+        let outputs = drain(&mut holder);
+        assert!(outputs.iter().any(|output| matches!(output, Output::Send { message, .. } if message.give.is_some())));
+        assert_eq!(asks(outputs), 0);
+        holder.handle(SAY_EVERY_MS, Input::Time { makes_progress: true });
+        assert_eq!(asks(drain(&mut holder)), 2);
     }
 
     #[test]
     fn the_holder_counts_from_its_question() {
         let mut holder = Support::new(1, true, 0);
         drain(&mut holder);
-        let give = |id, sent_ms| Input::Message {
-            from: 2,
-            message: SupportMessage::Give { incarnation: 1, sent_ms, id: Some(SupportId(id)), clock_ms: 7 },
+        let give = |id, sent_ms| {
+            let give = Some(Give { incarnation: 1, sent_ms, id: Some(SupportId(id)) });
+            Input::Message { from: 2, message: SupportMessage { clock_ms: 7, heard_ms: 0, ask: 0, give } }
         };
         holder.handle(400, give(5, 100));
         let held = |id, until_ms, anew| vec![Output::Held { store: 2, id: SupportId(id), until_ms, anew }];

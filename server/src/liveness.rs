@@ -11,10 +11,10 @@ use std::{
 
 use bytes::Bytes;
 use crossbeam::channel::{Receiver, RecvTimeoutError};
-use flotilla_proto::store::SupportFrame;
+use flotilla_proto::store::{self, SupportFrame};
 use flotilla_raftstore::{
     Event,
-    support::{Given, Held, Input, Output, SUPPORT_MS, Support, SupportId, SupportMessage},
+    support::{Give, Given, Held, Input, Output, SUPPORT_MS, Support, SupportId, SupportMessage},
 };
 use flotilla_transport::LIVENESS_LANE;
 use prost::Message as _;
@@ -67,25 +67,23 @@ pub struct View {
 
 /// Reads what came in on the liveness lane. `None`: not to be understood.
 pub fn message(frame: &Bytes) -> Option<SupportMessage> {
-    let SupportFrame { incarnation, sent_ms, id, answer, clock_ms } = SupportFrame::decode(frame.clone()).ok()?;
-    Some(if answer {
-        let id = (id != 0).then_some(SupportId(id));
-        SupportMessage::Give { incarnation, sent_ms, id, clock_ms }
-    } else {
-        SupportMessage::Ask { incarnation, sent_ms, heard_ms: clock_ms }
-    })
+    let SupportFrame { clock_ms, heard_ms, ask, give } = SupportFrame::decode(frame.clone()).ok()?;
+    let give = give.map(|give| Give {
+        incarnation: give.incarnation,
+        sent_ms: give.sent_ms,
+        id: (give.id != 0).then_some(SupportId(give.id)),
+    });
+    Some(SupportMessage { clock_ms, heard_ms, ask, give })
 }
 
 fn frame(message: SupportMessage) -> Bytes {
-    let frame = match message {
-        SupportMessage::Ask { incarnation, sent_ms, heard_ms: clock_ms } => {
-            SupportFrame { incarnation, sent_ms, clock_ms, ..Default::default() }
-        }
-        SupportMessage::Give { incarnation, sent_ms, id, clock_ms } => {
-            SupportFrame { incarnation, sent_ms, id: id.map_or(0, |id| id.0), answer: true, clock_ms }
-        }
-    };
-    frame.encode_to_vec().into()
+    let SupportMessage { clock_ms, heard_ms, ask, give } = message;
+    let give = give.map(|give| store::Support {
+        incarnation: give.incarnation,
+        sent_ms: give.sent_ms,
+        id: give.id.map_or(0, |id| id.0),
+    });
+    SupportFrame { clock_ms, heard_ms, ask, give }.encode_to_vec().into()
 }
 
 /// Runs until it is told to stop.
@@ -118,10 +116,14 @@ pub fn run(store: &Store, mut support: Support, inbox: &Receiver<Mail>) {
 fn carry_out(store: &Store, output: Output) {
     match output {
         Output::Send { to, message } => {
-            match message {
-                SupportMessage::Ask { .. } => metrics().support.asked.inc(),
-                SupportMessage::Give { id: Some(_), .. } => metrics().support.given.inc(),
-                SupportMessage::Give { id: None, .. } => metrics().support.refused.inc(),
+            let counters = &metrics().support;
+            if message.ask > 0 {
+                counters.asked.inc();
+            }
+            match message.give {
+                Some(Give { id: Some(_), .. }) => counters.given.inc(),
+                Some(Give { id: None, .. }) => counters.refused.inc(),
+                None => {}
             }
             // What is lost is asked for again.
             let _ = store.transport.send_frame(to, LIVENESS_LANE, frame(message));
@@ -157,10 +159,11 @@ mod tests {
 
     #[test]
     fn what_is_said_arrives_as_it_was() {
+        let give = |id| Some(Give { incarnation: 3, sent_ms: 4, id });
         for said in [
-            SupportMessage::Ask { incarnation: 3, sent_ms: 4, heard_ms: 5 },
-            SupportMessage::Give { incarnation: 3, sent_ms: 4, id: Some(SupportId((7 << 32) + 1)), clock_ms: 6 },
-            SupportMessage::Give { incarnation: 3, sent_ms: 4, id: None, clock_ms: 6 },
+            SupportMessage { clock_ms: 1, heard_ms: 0, ask: 5, give: None },
+            SupportMessage { clock_ms: 1, heard_ms: 2, ask: 0, give: give(Some(SupportId((7 << 32) + 1))) },
+            SupportMessage { clock_ms: 1, heard_ms: 2, ask: 5, give: give(None) },
         ] {
             assert_eq!(message(&frame(said)), Some(said));
         }

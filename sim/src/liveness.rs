@@ -6,7 +6,7 @@ use flotilla_proto::store::Region;
 use flotilla_raftstore::{
     Event, RequestId, Target, contains,
     lease::Lease,
-    support::{ASK_EVERY_MS, Input, Output, SUPPORT_MS, SupportMessage},
+    support::{Input, Output, SAY_EVERY_MS, SUPPORT_MS, SupportMessage},
 };
 
 use crate::{
@@ -50,7 +50,7 @@ impl World {
         let life = owner.life;
         // Scheduled only here, and never less than once between two questions.
         let at_us = owner.true_us(owner.support.next_deadline()).max(self.now_us + 1);
-        self.schedule_at(at_us.min(self.now_us + ASK_EVERY_MS * 1000), Action::Liveness { store, life });
+        self.schedule_at(at_us.min(self.now_us + SAY_EVERY_MS * 1000), Action::Liveness { store, life });
     }
 
     /// A message on the liveness lane has come. A process that stands still finds it when it goes on.
