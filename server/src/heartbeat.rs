@@ -1,4 +1,4 @@
-//! Tells the placement driver what it needs to know, at once when something changes and every second otherwise, and carries out what it
+//! Tells the placement driver what it needs to know, at once when something changes and now and then otherwise, and carries out what it
 //! says.
 
 use std::{sync::Arc, time::Duration};
@@ -21,8 +21,10 @@ use crate::{
     store::{News, Store},
 };
 
-/// Between heartbeats when nothing changes.
-const INTERVAL: Duration = Duration::from_secs(1);
+/// Between heartbeats when nothing changes, at most.
+const INTERVAL_MAX: Duration = Duration::from_millis(2_500);
+/// Heartbeats in the time after which a silent store counts as down.
+const HEARTBEATS: u32 = 4;
 /// Changes that come together are told together.
 const GATHER: Duration = Duration::from_millis(2);
 /// After a heartbeat that failed.
@@ -31,8 +33,10 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub async fn run(node: Node, mut news: mpsc::UnboundedReceiver<News>) {
     let mut reporter = Reporter::new();
     let mut lead = node.store().system_lead.subscribe();
+    let down_after = Duration::from_millis(node.store().config.placement.down_after_ms);
+    let interval = INTERVAL_MAX.min(down_after / HEARTBEATS);
     loop {
-        let due = Instant::now() + if reporter.is_urgent() { Duration::ZERO } else { INTERVAL };
+        let due = Instant::now() + if reporter.is_urgent() { Duration::ZERO } else { interval };
         tokio::select! {
             first = news.recv() => {
                 let Some(first) = first else { return };

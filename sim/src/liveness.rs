@@ -40,12 +40,7 @@ impl World {
     pub(crate) fn run_liveness(&mut self, store: usize) {
         let others: Vec<u64> =
             self.stores.iter().map(|other| other.id).filter(|id| *id != self.stores[store].id).collect();
-        let owner = &mut self.stores[store];
-        let now_ms = owner.clock_ms(self.now_us);
-        let stuck = owner.logging_since_us.is_some_and(|since| self.now_us - since > SUPPORT_MS * 1000 / 2);
-        owner.support.handle(now_ms, Input::Stores(others));
-        owner.support.handle(now_ms, Input::Time { makes_progress: !stuck });
-        self.carry_out_support(store);
+        self.let_support_act(store, None);
         let owner = &self.stores[store];
         let life = owner.life;
         // Scheduled only here, and never less than once between two questions.
@@ -64,8 +59,19 @@ impl World {
             let at_us = owner.frozen_until_us;
             return self.schedule_at(at_us, Action::Said { from, to, message });
         }
+        self.let_support_act(store, Some((from, message)));
+    }
+
+    fn let_support_act(&mut self, store: usize, said: Option<(u64, SupportMessage)>) {
+        let others: Vec<u64> = self.stores.iter().map(|other| other.id).filter(|id| *id != store as u64 + 1).collect();
+        let owner = &mut self.stores[store];
         let now_ms = owner.clock_ms(self.now_us);
-        owner.support.handle(now_ms, Input::Message { from, message });
+        let stuck = owner.logging_since_us.is_some_and(|since| self.now_us - since > SUPPORT_MS * 1000 / 2);
+        if let Some((from, message)) = said {
+            owner.support.handle(now_ms, Input::Message { from, message });
+        }
+        owner.support.handle(now_ms, Input::Stores(others));
+        owner.support.handle(now_ms, Input::Time { makes_progress: !stuck });
         self.carry_out_support(store);
     }
 

@@ -67,7 +67,7 @@ fn a_follower_that_has_started_helps_nobody_to_a_lead() {
         world.kill(restarted, Crash::Process);
         world.restart(restarted);
         let term = world.leaders()[&region].2;
-        world.run_for_ms(500);
+        world.run_for_ms(200);
         assert_eq!(world.data_once(leader, region, KEY, Wish::Get), Answer::Value(Some(value)));
         assert_eq!(world.leaders()[&region].2, term, "nobody was elected by {restarted} and {third}");
         world.run_for_ms(3_000);
@@ -85,6 +85,7 @@ fn a_dead_store_is_replaced_in_one_round_when_its_support_ends() {
         world.kill(leader, Crash::Process);
         // Support, and some tenths of a second: well below the timeouts that would follow a split vote.
         world.run_for_ms(900 + 300);
+        assert!(world.leaders().contains_key(&region), "{seed}: {}", world.trace.last_lines().join("\n"));
         let (_, successor, now) = world.leaders()[&region].clone();
         assert_ne!(successor, leader);
         assert_eq!(now, term + 1);
