@@ -38,8 +38,6 @@ pub(crate) enum Leased {
 impl World {
     /// Lets a store's liveness thread do what is due.
     pub(crate) fn run_liveness(&mut self, store: usize) {
-        let others: Vec<u64> =
-            self.stores.iter().map(|other| other.id).filter(|id| *id != self.stores[store].id).collect();
         self.let_support_act(store, None);
         let owner = &self.stores[store];
         let life = owner.life;
