@@ -104,6 +104,8 @@ pub enum Event {
     SupportBegan { store_id: u64, id: SupportId },
     /// It does no more, and never will under this id.
     SupportEnded { store_id: u64, id: SupportId },
+    /// This store holds the support of another one under a new id: peers there have to be bound anew.
+    StoreReturned { store_id: u64 },
     /// Whatever support a former process of this store may have given is over. Until this event, no peer here helps anybody to the lead.
     PromisesOver,
     /// There is a new placement driver: tell it of all regions that are led here.

@@ -34,7 +34,10 @@ use std::{
 use flotilla_proto::store::{PeerRole, RaftMessage, Region};
 use flotilla_raft::{self as raft, Message, MessageType, Role};
 
-use crate::{Settings, disk::LogReader, event::Effect, event::Target, peer::Peer, round::Round, support::SupportId};
+use crate::{
+    Settings, disk::LogReader, dormancy::Wake, event::Effect, event::Target, peer::Peer, round::Round,
+    support::SupportId,
+};
 
 /// A leader that was silent for so many heartbeats when its store's support ends is given up at once.
 const SILENT_HEARTBEATS: u64 = 3;
@@ -143,6 +146,11 @@ impl Promises {
         if self.given.get(&store_id) == Some(&id) {
             self.given.remove(&store_id);
         }
+    }
+
+    /// Whether the store supports another one.
+    pub fn supports(&self, store_id: u64) -> bool {
+        self.given.contains_key(&store_id)
     }
 
     fn holds(&self, binding: &Binding) -> bool {
@@ -264,6 +272,7 @@ impl<L: LogReader> Peer<L> {
         if self.raft.is_leader() {
             return;
         }
+        self.wake(Wake::SupportEnded);
         let silence = self.tick.saturating_sub(self.fortification.heard_at);
         let silent = silence >= u64::from(settings.heartbeat_ticks) * SILENT_HEARTBEATS;
         if silent && self.raft.term() == binding.term {
@@ -279,6 +288,7 @@ impl<L: LogReader> Peer<L> {
     pub fn leads_no_more(&mut self, store_id: u64, term: u64) {
         let over = |binding: &mut Binding| binding.store_id == store_id && binding.term <= term;
         let Some(binding) = self.fortification.binding.take_if(over) else { return };
+        self.wake(Wake::SupportEnded);
         if self.raft.term() == binding.term {
             self.raft.forget_leader();
         }
@@ -302,7 +312,7 @@ impl<L: LogReader> Peer<L> {
     }
 
     /// Of the voters on other stores, one is to campaign first, so that votes do not split. All come to the same choice.
-    fn is_favourite(&self, without_store: u64) -> bool {
+    pub fn is_favourite(&self, without_store: u64) -> bool {
         let voters = self.region.peers.iter();
         let voters = voters.filter(|peer| peer.role() == PeerRole::Voter && peer.store_id != without_store);
         voters.max_by_key(|peer| mix(self.region.id, peer.id)).is_some_and(|peer| peer.id == self.me.id)
@@ -381,6 +391,15 @@ impl<L: LogReader> Peer<L> {
 
     fn support_of(&self, peer_id: u64) -> Option<SupportId> {
         self.fortification.followers.iter().find(|(other, _)| *other == peer_id).map(|(_, id)| *id)
+    }
+
+    pub fn is_bound_to_me(&self, peer_id: u64) -> bool {
+        self.support_of(peer_id).is_some()
+    }
+
+    /// Whether a lease is published.
+    pub fn has_lease(&self) -> bool {
+        self.fortification.published.is_some()
     }
 
     fn voters_bound(&self) -> usize {

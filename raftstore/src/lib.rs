@@ -15,6 +15,7 @@
 
 pub mod apply;
 pub mod disk;
+pub mod dormancy;
 mod event;
 pub mod lease;
 pub mod limits;
@@ -46,6 +47,8 @@ pub struct Settings {
     pub heartbeat_ticks: u32,
     /// A silent leader is replaced after this many ticks, or up to twice as many.
     pub election_ticks: u32,
+    /// A leader that was left alone for so many ticks goes to sleep, see `dormancy`; 0: never.
+    pub sleep_ticks: u32,
     /// All randomness comes from it.
     pub seed: u64,
     /// Sizes and lengths that shape what a group does.

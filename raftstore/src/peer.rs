@@ -12,6 +12,7 @@ use crate::{
     Settings,
     apply::Install,
     disk::LogReader,
+    dormancy::Dormancy,
     event::{BatchId, Effect},
     lease::{Fortification, Promises},
     limits::{ASK_AFTER_ELECTIONS, DOWN_AFTER_MS, INFLIGHT_BYTES_MAX, PENDING_LAG_ENTRIES, UNCOMMITTED_BYTES_MAX},
@@ -73,6 +74,7 @@ pub(crate) struct Peer<L: LogReader> {
     /// A leader's message came, or this peer asked whether it is still a member or still has that leader, at this tick.
     pub quiet_since: u64,
     pub fortification: Fortification,
+    pub dormancy: Dormancy,
     /// In the worker's list of touched groups.
     pub dirty: bool,
     pub requests: Requests,
@@ -139,6 +141,7 @@ impl<L: LogReader> Peer<L> {
             armed: 0,
             quiet_since: tick,
             fortification: Fortification::default(),
+            dormancy: Dormancy::default(),
             dirty: false,
             requests: Requests::default(),
             durability: Durability { vote, ..Durability::default() },
@@ -179,6 +182,9 @@ impl<L: LogReader> Peer<L> {
 
     fn asks_at(&self, settings: &Settings, promises: &Promises) -> u64 {
         let election = u64::from(settings.election_ticks);
+        if self.dormancy.dormant {
+            return u64::MAX;
+        }
         let patience = if self.is_alive() && !self.raft.is_leader() && self.is_bound(promises) {
             election
         } else if self.asks_when_quiet() {
@@ -191,8 +197,12 @@ impl<L: LogReader> Peer<L> {
 
     /// The tick at which this peer wants to be visited; `u64::MAX`: only when something happens.
     pub fn due(&self, settings: &Settings, promises: &Promises) -> u64 {
-        let group = if self.is_frozen(promises) { u64::MAX } else { self.raft.ticks_until_due() };
+        let group = if self.has_ticks(promises) { self.raft.ticks_until_due() } else { u64::MAX };
         self.tick.saturating_add(group).min(self.asks_at(settings, promises)).min(self.reads_due())
+    }
+
+    fn has_ticks(&self, promises: &Promises) -> bool {
+        !self.dormancy.dormant && !self.is_frozen(promises)
     }
 
     /// If it has heard of no leader for long: asks the one it is bound to whether it still leads, or all that it knows whether this is still a
@@ -252,7 +262,7 @@ impl<L: LogReader> Peer<L> {
     /// Lets the group see all ticks up to `tick`, unless nothing must come of them.
     pub fn catch_up(&mut self, tick: u64, promises: &Promises) {
         if tick > self.tick {
-            if !self.is_frozen(promises) {
+            if self.has_ticks(promises) {
                 self.raft.advance_ticks(tick - self.tick);
             }
             self.tick = tick;
@@ -278,6 +288,9 @@ impl<L: LogReader> Peer<L> {
     }
 
     pub fn is_down(&self, peer_id: u64, settings: &Settings) -> bool {
+        if self.dormancy.dormant {
+            return false; // It was not when it was last looked at.
+        }
         let heard = self.heard.iter().find(|(id, _)| *id == peer_id).map_or(0, |(_, tick)| *tick);
         peer_id != self.me.id && (self.tick - heard.min(self.tick)) * settings.tick_ms > DOWN_AFTER_MS
     }

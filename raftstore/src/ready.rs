@@ -11,6 +11,7 @@ use crate::{
     Settings,
     apply::{Applied, ApplyTask, Change, Install},
     disk::LogReader,
+    dormancy::Wake,
     event::Effect,
     limits::{LOG_TAIL_BYTES, Limits},
     peer::{Fate, Installing, KnownRole, Peer, conf_state, is_needed_after_removal},
@@ -43,6 +44,7 @@ impl<L: LogReader> Peer<L> {
         }
         self.note_role(settings, round);
         self.publish_lease(round);
+        self.review_sleep(&round.promises);
         self.settle_transfer(round);
         self.grant_reads(round);
         self.drop_unwanted_snapshot(round);
@@ -312,6 +314,7 @@ impl<L: LogReader> Peer<L> {
         }
         let old = std::mem::replace(&mut self.role, role);
         self.review_binding();
+        self.wake(Wake::Lead);
         if old.is_leader && (!role.is_leader || role.term != old.term) {
             self.refuse_as_follower(round);
             #[cfg(feature = "seeded-bugs")]

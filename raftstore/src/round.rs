@@ -9,6 +9,7 @@ use flotilla_proto::{
 
 use crate::{
     apply::ApplyTask,
+    dormancy::Counts,
     event::{BatchId, Effect, RequestId, Response},
     lease::Promises,
 };
@@ -27,8 +28,8 @@ pub(crate) struct Round {
     frames: BTreeMap<u64, Vec<RaftMessage>>,
     apply: Vec<ApplyTask>,
     effects: VecDeque<Effect>,
-    /// Peers of this worker that lead, as told to the outside.
-    pub leaders: usize,
+    /// But for the number of regions. Leaders are counted as told to the outside.
+    pub counts: Counts,
     /// What this store has promised to others.
     pub promises: Promises,
 }
@@ -45,7 +46,7 @@ impl Round {
             frames: BTreeMap::new(),
             apply: Vec::new(),
             effects: VecDeque::new(),
-            leaders: 0,
+            counts: Counts::default(),
             promises: Promises::default(),
         }
     }
@@ -74,8 +75,11 @@ impl Round {
     /// The outside is told of a role; `led` is what it was told before.
     pub fn role(&mut self, led: bool, region_id: u64, term: u64, leader: Option<Peer>, is_leader: bool) {
         match (led, is_leader) {
-            (false, true) => self.leaders += 1,
-            (true, false) => self.leaders -= 1,
+            (false, true) => {
+                self.counts.leaders += 1;
+                self.counts.elected += 1;
+            }
+            (true, false) => self.counts.leaders -= 1,
             _ => {}
         }
         self.effect(Effect::Role { region_id, term, leader, is_leader });

@@ -72,7 +72,8 @@ pub enum Output {
     /// It does no more, and never will under this id.
     Ended { store: u64, id: SupportId },
     /// This store holds the support of `store` until its own clock shows `until_ms`.
-    Held { store: u64, id: SupportId, until_ms: u64 },
+    /// `anew`: not under the id before.
+    Held { store: u64, id: SupportId, until_ms: u64, anew: bool },
     /// What the former process may have promised is over.
     PromisesOver,
 }
@@ -251,13 +252,14 @@ impl Support {
         let sent_ms = if flotilla_raft::seeded::is(14) { now_ms } else { sent_ms };
         assert!(sent_ms <= now_ms, "an answer comes after its question");
         let until_ms = sent_ms + SUPPORT_MS - DRIFT_MS;
+        let anew = self.held.get(&from).is_none_or(|held| held.id != id);
         let held = self.held.entry(from).or_insert(Held { id, until_ms });
         if id < held.id {
             return; // Has ended meanwhile.
         }
         let until_ms = if id == held.id { until_ms.max(held.until_ms) } else { until_ms };
         *held = Held { id, until_ms };
-        self.outputs.push_back(Output::Held { store: from, id, until_ms });
+        self.outputs.push_back(Output::Held { store: from, id, until_ms, anew });
     }
 }
 
@@ -383,12 +385,20 @@ mod tests {
             message: SupportMessage::Give { incarnation: 1, sent_ms, id: Some(SupportId(id)), clock_ms: 7 },
         };
         holder.handle(400, give(5, 100));
-        let held = |id, until_ms| vec![Output::Held { store: 2, id: SupportId(id), until_ms }];
-        assert_eq!(drain(&mut holder), held(5, 100 + SUPPORT_MS - DRIFT_MS));
+        let held = |id, until_ms, anew| vec![Output::Held { store: 2, id: SupportId(id), until_ms, anew }];
+        assert_eq!(drain(&mut holder), held(5, 100 + SUPPORT_MS - DRIFT_MS, true));
         holder.handle(401, give(5, 50));
-        assert_eq!(drain(&mut holder), held(5, 100 + SUPPORT_MS - DRIFT_MS), "an older answer takes nothing away");
+        assert_eq!(
+            drain(&mut holder),
+            held(5, 100 + SUPPORT_MS - DRIFT_MS, false),
+            "an older answer takes nothing away"
+        );
         holder.handle(402, give(6, 60));
-        assert_eq!(drain(&mut holder), held(6, 60 + SUPPORT_MS - DRIFT_MS), "a new period begins with what it is");
+        assert_eq!(
+            drain(&mut holder),
+            held(6, 60 + SUPPORT_MS - DRIFT_MS, true),
+            "a new period begins with what it is"
+        );
         holder.handle(403, give(5, 403));
         assert_eq!(drain(&mut holder), [], "an id that was succeeded is over");
         holder.handle(404, give(7, 999));

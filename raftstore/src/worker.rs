@@ -13,6 +13,7 @@ use crate::{
     Settings,
     apply::{Applied, ApplyTask, Change, CreatedPeer},
     disk::LogReader,
+    dormancy::{Counts, Wake},
     event::{Effect, Event},
     limits::{FIRST_LOG_INDEX, FIRST_LOG_TERM},
     peer::{Fate, Installing, Peer, conf_state, is_needed_after_removal},
@@ -27,10 +28,27 @@ use crate::{
 
 /// Something that concerns many peers, and comes to them in slices.
 struct Sweep {
-    /// The support of a store that has ended; `None`: the promises of a former process are over.
-    ended: Option<(u64, SupportId)>,
+    what: News,
     /// Peers of regions with lower ids have heard.
     next: u64,
+    /// Not before this tick.
+    at: u64,
+}
+
+#[derive(Clone, Copy)]
+enum News {
+    /// Support that this store gave is over.
+    SupportEnded { store_id: u64, id: SupportId },
+    /// A store is to be bound anew.
+    StoreReturned { store_id: u64 },
+    /// Whatever a former process may have promised is over.
+    PromisesOver,
+    /// After a start, somebody has to lead. `all`: the favourites had their time.
+    Elect { all: bool },
+    /// The placement driver is new.
+    ReportAll,
+    /// The store is about to stop.
+    Drain,
 }
 
 /// Peers in a slice.
@@ -106,6 +124,8 @@ impl<L: LogReader> Worker<L> {
             } else if peer.region.peers.len() == 1 {
                 // Nobody else can lead: no need to wait for the timeout.
                 peer.raft.campaign();
+            } else if worker.settings.sleep_ticks > 0 && peer.sleeps_from_start() {
+                peer.dormancy.dormant = true;
             }
             worker.peers.insert(id, peer);
             worker.touch(id);
@@ -124,15 +144,24 @@ impl<L: LogReader> Worker<L> {
                 }
             }
             Event::Write { id, target, write } => match self.peer(target.region_id) {
-                Some((peer, _, round)) => peer.take_write(id, &target, write, round),
+                Some((peer, _, round)) => {
+                    peer.wake_for_request(&round.promises);
+                    peer.take_write(id, &target, write, round);
+                }
                 None => self.round.respond(id, Err(refusal::region_not_found(target.region_id))),
             },
             Event::Read { id, target, leased_in } => match self.peer(target.region_id) {
-                Some((peer, _, round)) => peer.take_read(id, &target, leased_in, round),
+                Some((peer, _, round)) => {
+                    peer.wake_for_request(&round.promises);
+                    peer.take_read(id, &target, leased_in, round);
+                }
                 None => self.round.respond(id, Err(refusal::region_not_found(target.region_id))),
             },
             Event::Command { id, target, command } => match self.peer(target.region_id) {
-                Some((peer, settings, round)) => peer.take_command(id, &target, command, settings, round),
+                Some((peer, settings, round)) => {
+                    peer.wake_for_request(&round.promises);
+                    peer.take_command(id, &target, command, settings, round);
+                }
                 None => self.round.respond(id, Err(refusal::region_not_found(target.region_id))),
             },
             Event::LogSynced { batch } => {
@@ -168,18 +197,17 @@ impl<L: LogReader> Worker<L> {
             Event::SupportBegan { store_id, id } => self.round.promises.began(store_id, id),
             Event::SupportEnded { store_id, id } => {
                 self.round.promises.ended(store_id, id);
-                self.sweeps.push_back(Sweep { ended: Some((store_id, id)), next: 0 });
+                self.spread(News::SupportEnded { store_id, id }, 0);
             }
+            Event::StoreReturned { store_id } => self.spread(News::StoreReturned { store_id }, 0),
             Event::PromisesOver => {
                 self.round.promises.former_over = true;
-                self.sweeps.push_back(Sweep { ended: None, next: 0 });
+                self.spread(News::PromisesOver, 0);
+                // Where somebody leads, the leader is faster.
+                self.spread(News::Elect { all: false }, u64::from(self.settings.election_ticks) / 2);
             }
-            Event::ReportAll => {
-                for peer in self.peers.values_mut() {
-                    peer.report_if_leader(&self.settings, &mut self.round);
-                }
-            }
-            Event::Drain => self.drain(),
+            Event::ReportAll => self.spread(News::ReportAll, 0),
+            Event::Drain => self.spread(News::Drain, 0),
         }
     }
 
@@ -194,6 +222,7 @@ impl<L: LogReader> Worker<L> {
                 let Some(peer) = self.peers.get_mut(&id) else { continue };
                 peer.dirty = false;
                 peer.flush(&self.settings, &mut self.ready, &mut self.next_context, &mut self.round);
+                peer.count_sleep(&mut self.round.counts);
                 let due = peer.due(&self.settings, &self.round.promises);
                 if peer.is_alive() && due != u64::MAX && (peer.armed <= self.tick || due < peer.armed) {
                     peer.armed = self.wheel.set(id, due);
@@ -206,15 +235,14 @@ impl<L: LogReader> Worker<L> {
 
     /// When [`Worker::handle`] must be called with [`Event::Tick`] if nothing else happens before; in ms of the caller's clock.
     pub fn next_deadline(&self) -> Option<u64> {
-        if !self.sweeps.is_empty() {
-            return Some(self.tick_began_ms);
-        }
-        self.wheel.next().map(|tick| self.tick_began_ms + (tick - self.tick) * self.settings.tick_ms)
+        let sweep = self.sweeps.iter().map(|sweep| sweep.at.max(self.tick)).min();
+        let next = self.wheel.next().into_iter().chain(sweep).min();
+        next.map(|tick| self.tick_began_ms + (tick - self.tick) * self.settings.tick_ms)
     }
 
-    /// Peers here, and how many of them lead.
-    pub fn counts(&self) -> (usize, usize) {
-        (self.peers.len(), self.round.leaders)
+    /// What is here.
+    pub fn counts(&self) -> Counts {
+        Counts { regions: self.peers.len(), ..self.round.counts }
     }
 
     /// Looks at the peers: for tests, the simulator's invariants and the status page.
@@ -261,32 +289,58 @@ impl<L: LogReader> Worker<L> {
         Some((peer, &self.settings, &mut self.round))
     }
 
+    fn spread(&mut self, what: News, after_ticks: u64) {
+        self.sweeps.push_back(Sweep { what, next: 0, at: self.tick + after_ticks });
+    }
+
     /// Tells the next slice of peers what concerns them.
     fn sweep(&mut self) {
-        let Some(Sweep { ended, next }) = self.sweeps.pop_front() else { return };
+        let Some(place) = self.sweeps.iter().position(|sweep| sweep.at <= self.tick) else { return };
+        let Sweep { what, next, .. } = self.sweeps[place];
         let slice: Vec<u64> = self.peers.range(next..).take(SWEEP_SLICE).map(|(id, _)| *id).collect();
         for region_id in &slice {
-            match ended {
-                Some((store_id, id)) => {
-                    let of_store =
-                        |peer: &Peer<L>| peer.fortification.binding.is_some_and(|to| to.store_id == store_id);
-                    if self.peers.get(region_id).is_some_and(|peer| peer.is_alive() && of_store(peer))
-                        && let Some((peer, settings, _)) = self.peer(*region_id)
-                    {
-                        peer.support_ended(store_id, id, settings);
-                    }
+            self.tell(*region_id, what);
+        }
+        match slice.last() {
+            Some(last) if slice.len() == SWEEP_SLICE => {
+                self.sweeps[place].next = last + 1;
+                if matches!(what, News::Elect { .. }) {
+                    // The elections of one slice are to be done with before the next one begins.
+                    self.sweeps[place].at = self.tick + 1;
                 }
-                None => {
-                    if let Some((peer, _, round)) = self.peer(*region_id) {
-                        peer.promises_over(&round.promises);
-                    }
+            }
+            _ => {
+                self.sweeps.remove(place);
+                if matches!(what, News::Elect { all: false }) {
+                    self.spread(News::Elect { all: true }, u64::from(self.settings.election_ticks) * 4);
                 }
             }
         }
-        if slice.len() == SWEEP_SLICE
-            && let Some(last) = slice.last()
-        {
-            self.sweeps.push_front(Sweep { ended, next: last + 1 });
+    }
+
+    fn tell(&mut self, region_id: u64, what: News) {
+        // Only those whom it concerns are touched.
+        let Some(peer) = self.peers.get(&region_id).filter(|peer| peer.is_alive()) else { return };
+        let concerned = match what {
+            News::SupportEnded { store_id, .. } => {
+                peer.fortification.binding.is_some_and(|binding| binding.store_id == store_id)
+            }
+            News::StoreReturned { store_id } => peer.is_dormant_leader_with(store_id),
+            News::PromisesOver => !peer.dormancy.dormant,
+            News::Elect { .. } => peer.dormancy.dormant && peer.raft.leader_id() == flotilla_raft::NONE,
+            News::ReportAll | News::Drain => peer.raft.is_leader(),
+        };
+        if !concerned {
+            return;
+        }
+        let Some((peer, settings, round)) = self.peer(region_id) else { return };
+        match what {
+            News::SupportEnded { store_id, id } => peer.support_ended(store_id, id, settings),
+            News::StoreReturned { .. } => peer.wake(Wake::StoreReturned),
+            News::PromisesOver => peer.promises_over(&round.promises),
+            News::Elect { all } => peer.elect_after_start(all, &round.promises),
+            News::ReportAll => peer.report_if_leader(settings, round),
+            News::Drain => peer.hand_over(settings),
         }
     }
 
@@ -309,6 +363,7 @@ impl<L: LogReader> Worker<L> {
             peer.armed = 0;
             if let Some((peer, settings, round)) = self.peer(region_id) {
                 peer.ask_if_quiet(settings, round);
+                peer.sleep_if_idle(settings, round);
                 if peer.raft.is_leader() && peer.ailing_changed(settings) {
                     peer.report_if_leader(settings, round);
                 }
@@ -368,6 +423,10 @@ impl<L: LogReader> Worker<L> {
             raft_message
         };
         let (kind, term) = (raft_message.kind, raft_message.term);
+        let answers = matches!(kind, MessageType::HeartbeatResp) && peer.raft.is_leader();
+        if !answers && !message.dormant {
+            peer.wake(Wake::Message);
+        }
         if matches!(kind, MessageType::App | MessageType::Heartbeat) {
             peer.heard_leader();
         }
@@ -380,6 +439,9 @@ impl<L: LogReader> Worker<L> {
         ) = peer.raft.step_remote(raft_message)
         {
             round.effect(Effect::LostLog { region_id, last, promised });
+        }
+        if message.dormant && kind == MessageType::Heartbeat && peer.raft.term() == term {
+            peer.lulled(from_store, &round.promises);
         }
         if message.support > 0 && peer.raft.is_leader() && peer.raft.term() == term {
             peer.follower_bound(from.id, SupportId(message.support));
@@ -414,12 +476,16 @@ impl<L: LogReader> Worker<L> {
 
     /// A follower that is bound to a peer of this store asks whether that one still leads.
     fn leader_question(&mut self, region_id: u64, from: store::Peer, to: store::Peer, term: u64) {
-        if let Some((peer, _, _)) = self.peer(region_id)
+        if let Some((peer, _, round)) = self.peer(region_id)
             && peer.is_alive()
             && peer.me.id == to.id
         {
             if peer.raft.is_leader() {
-                peer.raft.send_heartbeats();
+                if peer.dormancy.dormant {
+                    peer.lull(from, round);
+                } else {
+                    peer.raft.send_heartbeats();
+                }
                 return;
             }
             if !peer.leads_no_more_in(term) {
@@ -489,7 +555,8 @@ impl<L: LogReader> Worker<L> {
     fn applied(&mut self, applied: Applied) {
         let region_id = applied.region_id;
         if applied.changes.iter().any(|change| matches!(change, Change::Destroyed)) {
-            let peer = self.peers.remove(&region_id).expect("a peer stays until it is destroyed");
+            let mut peer = self.peers.remove(&region_id).expect("a peer stays until it is destroyed");
+            peer.uncount_sleep(&mut self.round.counts);
             let Fate::Doomed { min_peer_id, .. } = peer.fate else { panic!("only doomed peers are destroyed") };
             self.tombstones.insert(region_id, min_peer_id);
             #[cfg(feature = "seeded-bugs")]
@@ -526,7 +593,10 @@ impl<L: LogReader> Worker<L> {
             // A snapshot of the child has overtaken this: the applier puts it, or has put it, in the place of what the split left.
             return;
         }
-        let old = self.peers.remove(&region_id);
+        let mut old = self.peers.remove(&region_id);
+        if let Some(old) = &mut old {
+            old.uncount_sleep(&mut self.round.counts);
+        }
         let mut hard_state = match &old {
             Some(old) if old.is_initialized() => panic!("region {region_id} came into being twice on this store"),
             // What it took over in this round was not written, and no message that tells of it has left: that is forgotten with it.
@@ -568,27 +638,21 @@ impl<L: LogReader> Worker<L> {
         }
         let _ = (settings, round);
     }
-
-    /// Hands the lead of every region to its most advanced live follower.
-    fn drain(&mut self) {
-        let ids: Vec<u64> = self.peers.keys().copied().collect();
-        for region_id in ids {
-            let Some((peer, settings, _)) = self.peer(region_id) else { continue };
-            if !peer.raft.is_leader() {
-                continue;
-            }
-            let voters = peer
-                .raft
-                .progress()
-                .filter(|(id, progress)| *id != peer.me.id && !progress.is_learner && !peer.is_down(*id, settings));
-            if let Some((to, _)) = voters.max_by_key(|(_, progress)| progress.match_index) {
-                peer.raft.transfer_leader(to);
-            }
-        }
-    }
 }
 
 impl<L: LogReader> Peer<L> {
+    /// Hands the lead to the most advanced live follower.
+    fn hand_over(&mut self, settings: &Settings) {
+        self.wake(Wake::Lead);
+        let voters = self
+            .raft
+            .progress()
+            .filter(|(id, progress)| *id != self.me.id && !progress.is_learner && !self.is_down(*id, settings));
+        if let Some((to, _)) = voters.max_by_key(|(_, progress)| progress.match_index) {
+            self.raft.transfer_leader(to);
+        }
+    }
+
     fn view(&self) -> PeerView<'_> {
         PeerView {
             region: &self.region,
@@ -607,6 +671,7 @@ impl<L: LogReader> Peer<L> {
             stable: self.raft.stable_index(),
             installing: self.received.is_some() || self.installing.is_some(),
             waiting: self.has_requests(),
+            dormant: self.dormancy.dormant,
         }
     }
 }
@@ -646,4 +711,6 @@ pub struct PeerView<'a> {
     pub installing: bool,
     /// Requests wait.
     pub waiting: bool,
+    /// It sleeps.
+    pub dormant: bool,
 }

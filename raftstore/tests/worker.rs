@@ -30,6 +30,7 @@ fn worker() -> Worker<NoLog> {
         tick_ms: 10,
         heartbeat_ticks: 2,
         election_ticks: 10,
+        sleep_ticks: 0,
         seed: 1,
         limits: Default::default(),
     };

@@ -43,6 +43,8 @@ tick_ms = 50
 heartbeat_ticks = 2
 # A follower that hears nothing for this many ticks, and up to twice as many, begins an election.
 election_ticks = 10
+# A region that nobody writes to for this many ticks goes to sleep and costs nothing; 0: never.
+sleep_ticks = 40
 # Threads that run the raft groups.
 workers = 2
 # The largest log entry; larger writes are refused.
@@ -147,6 +149,7 @@ pub struct Raft {
     pub tick_ms: u64,
     pub heartbeat_ticks: u32,
     pub election_ticks: u32,
+    pub sleep_ticks: u32,
     pub workers: usize,
     pub entry_bytes_max: usize,
     pub store_queue_bytes_max: usize,
@@ -273,6 +276,7 @@ impl Config {
                 "is {election_ticks} and must be at least three times raft.heartbeat_ticks, which is {heartbeat_ticks}"
             )
         })?;
+        within("raft.sleep_ticks", self.raft.sleep_ticks.into(), 0, 1_000_000)?;
         within("raft.workers", workers as u64, 1, 256)?;
         within("raft.entry_bytes_max", entry_bytes_max as u64, 64 << 10, 64 << 20)?;
         for (key, bytes) in [
@@ -387,6 +391,7 @@ impl Default for Raft {
             tick_ms: 50,
             heartbeat_ticks: 2,
             election_ticks: 10,
+            sleep_ticks: 40,
             workers: 2,
             entry_bytes_max: 8 << 20,
             store_queue_bytes_max: 64 << 20,

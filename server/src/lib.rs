@@ -28,7 +28,7 @@ mod workers;
 
 use std::{
     future::Future,
-    sync::{Arc, OnceLock, atomic::AtomicUsize},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -160,6 +160,7 @@ pub async fn run(
         tick_ms: config.raft.tick_ms,
         heartbeat_ticks: config.raft.heartbeat_ticks,
         election_ticks: config.raft.election_ticks,
+        sleep_ticks: config.raft.sleep_ticks,
         seed: entropy::number(),
         limits: Default::default(),
     };
@@ -178,7 +179,7 @@ pub async fn run(
         news,
         snapshots_sending: Semaphore::new(config.raft.snapshots_sending_max),
         snapshots_receiving: Semaphore::new(config.raft.snapshots_receiving_max),
-        counts: (0..config.raft.workers).map(|_| (AtomicUsize::new(0), AtomicUsize::new(0))).collect(),
+        counts: (0..config.raft.workers).map(|_| Default::default()).collect(),
         leases: Default::default(),
         liveness,
         incarnation,

@@ -137,9 +137,12 @@ fn carry_out(store: &Store, output: Output) {
                 "supports store {other} no more: it did not ask in time, or is another process now ({id:?})"
             );
         }
-        Output::Held { store: other, id, until_ms } => {
+        Output::Held { store: other, id, until_ms, anew } => {
             metrics().support.held.inc();
             store.leases.hold(other, id, until_ms);
+            if anew {
+                store.tell_workers(|| Event::StoreReturned { store_id: other });
+            }
         }
         Output::PromisesOver => {
             tracing::debug!("what a former process may have promised to other stores is over");

@@ -10,6 +10,7 @@ use std::{
 };
 
 use flotilla_proto::store::{NotLeader, RegionError};
+use flotilla_raftstore::dormancy::Wake;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder, exponential_buckets,
@@ -46,6 +47,8 @@ pub struct Metrics {
     region_errors: IntCounterVec,
     /// Times that a peer on this store became leader.
     pub leader_changes: IntCounter,
+    /// Dormant peers that woke up, in the order of `Wake::ALL`.
+    pub wake_ups: [IntCounter; 6],
     /// Regions on this store, by [`Role`].
     regions: IntGaugeVec,
     /// Bytes of requests and frames that no raft worker took yet.
@@ -124,6 +127,17 @@ pub struct SupportMetrics {
     pub ended: IntCounter,
 }
 
+fn wake_label(why: Wake) -> &'static str {
+    match why {
+        Wake::Request => "request",
+        Wake::Message => "message",
+        Wake::SupportEnded => "support_ended",
+        Wake::StoreReturned => "store_returned",
+        Wake::Start => "start",
+        Wake::Lead => "lead",
+    }
+}
+
 /// How a store takes part in a region, for counting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -131,6 +145,8 @@ pub enum Role {
     Region,
     /// A leader.
     Leader,
+    /// One that sleeps.
+    Dormant,
 }
 
 /// What happened to a snapshot.
@@ -155,6 +171,7 @@ impl Metrics {
         register(&registry, prometheus::process_collector::ProcessCollector::for_self());
         let make = Make { registry: &registry };
         let proposals = make.counters("tikv_raftstore_proposal_total", "Proposals and reads by kind", "type");
+        let wake_ups = make.counters("flotilla_wake_ups_total", "Dormant peers that woke up, by reason", "reason");
         let support = make.counters("flotilla_support_total", "Support between stores, by what happened", "event");
         let supported = |event| support.with_label_values(&[event]);
         let proposal = |kind| proposals.with_label_values(&[kind]);
@@ -181,6 +198,7 @@ impl Metrics {
                 local_read: proposal("local_read"),
             },
             region_errors: make.counters("flotilla_region_errors_total", "Requests that a region refused", "reason"),
+            wake_ups: Wake::ALL.map(|why| wake_ups.with_label_values(&[wake_label(why)])),
             leader_changes: make
                 .counter("flotilla_leader_changes_total", "Times that a peer on this store became leader"),
             regions: make.gauges("tikv_raftstore_region_count", "Regions on this store", "type"),
@@ -238,6 +256,7 @@ impl Metrics {
         let label = match role {
             Role::Region => "region",
             Role::Leader => "leader",
+            Role::Dormant => "dormant",
         };
         self.regions.with_label_values(&[label])
     }

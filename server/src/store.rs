@@ -11,7 +11,7 @@ use flotilla_proto::{
     placement::{RegionReport, StoreStats},
     store::{AddressBook, Peer},
 };
-use flotilla_raftstore::{Event, ranges::Ranges, recover::worker_of};
+use flotilla_raftstore::{Event, dormancy::Counts, ranges::Ranges, recover::worker_of};
 use flotilla_transport::Transport;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
@@ -111,8 +111,8 @@ pub struct Store {
     pub news: mpsc::UnboundedSender<News>,
     pub snapshots_sending: tokio::sync::Semaphore,
     pub snapshots_receiving: tokio::sync::Semaphore,
-    /// Regions and leaders, by worker, as of the worker's last iteration.
-    pub counts: Vec<(AtomicUsize, AtomicUsize)>,
+    /// By worker, as of the worker's last iteration.
+    pub counts: Vec<Mutex<Counts>>,
     /// Of the regions that are led here.
     pub leases: Leases,
     /// The liveness thread's inbox.
@@ -171,18 +171,33 @@ impl Store {
         self.store_id == store_id || self.other_stores.lock().contains(&store_id)
     }
 
+    /// Of all workers together.
+    fn counts(&self) -> Counts {
+        let mut sum = Counts::default();
+        for counts in &self.counts {
+            let Counts { regions, leaders, dormant, elected, woken } = *counts.lock();
+            sum.regions += regions;
+            sum.leaders += leaders;
+            sum.dormant += dormant;
+            sum.elected += elected;
+            sum.woken.iter_mut().zip(woken).for_each(|(sum, count)| *sum += count);
+        }
+        sum
+    }
+
     pub fn stats(&self) -> StoreStats {
         let metrics = metrics();
-        let sum = |of: fn(&(AtomicUsize, AtomicUsize)) -> &AtomicUsize| {
-            self.counts.iter().map(|counts| of(counts).load(Ordering::Relaxed) as u64).sum()
-        };
+        let counts = self.counts();
         let (capacity_bytes, available_bytes) = match nix::sys::statvfs::statvfs(&self.config.data_dir) {
             Ok(fs) => (fs.blocks() * fs.fragment_size(), fs.blocks_available() * fs.fragment_size()),
             Err(_) => (0, 0),
         };
         StoreStats {
-            regions: sum(|counts| &counts.0),
-            leaders: sum(|counts| &counts.1),
+            regions: counts.regions as u64,
+            leaders: counts.leaders as u64,
+            dormant: counts.dormant as u64,
+            elected: counts.elected,
+            woken: counts.woken.to_vec(),
             capacity_bytes,
             available_bytes,
             entries_appended: metrics.entries_appended.get(),

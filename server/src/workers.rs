@@ -3,11 +3,7 @@
 //! Every queue between them carries what the store says to itself and has no bound of its own: what may enter the store is bounded at the
 //! door, by the inbox for requests and frames and by the groups for what is proposed, in flight and not applied.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    thread,
-    time::Duration,
-};
+use std::{sync::Arc, thread, time::Duration};
 
 use crate::{
     clock,
@@ -27,6 +23,7 @@ use flotilla_proto::{
 use flotilla_raftstore::{
     BatchId, Effect, Event, Settings, Worker,
     apply::{Applier, ApplyTask, Change},
+    dormancy::Counts,
     recover::Recovered,
     support::Support,
 };
@@ -118,10 +115,7 @@ impl Runner {
     fn run(self, mut worker: Worker<StoreDisk>, inbox: &Receiver<Mail>) {
         loop {
             self.carry_out(&mut worker);
-            let (regions, leaders) = worker.counts();
-            let counts = &self.store.counts[self.number];
-            counts.0.store(regions, Ordering::Relaxed);
-            counts.1.store(leaders, Ordering::Relaxed);
+            self.note_counts(worker.counts());
             let deadline =
                 worker.next_deadline().map_or(IDLE, |at| Duration::from_millis(at.saturating_sub(clock::now_ms())));
             self.store.busy[self.number].end();
@@ -144,6 +138,16 @@ impl Runner {
             }
             metrics().loop_seconds.observe(started.elapsed().as_secs_f64());
         }
+    }
+
+    fn note_counts(&self, counts: Counts) {
+        let mut noted = self.store.counts[self.number].lock();
+        for ((metric, now), before) in metrics().wake_ups.iter().zip(counts.woken).zip(noted.woken) {
+            if now > before {
+                metric.inc_by(now - before);
+            }
+        }
+        *noted = counts;
     }
 
     fn carry_out(&self, worker: &mut Worker<StoreDisk>) {

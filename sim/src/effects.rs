@@ -203,6 +203,7 @@ impl World {
 
     fn send_frame(&mut self, store: usize, worker: usize, to: u64, messages: Vec<RaftMessage>) {
         let from = self.stores[store].id;
+        self.frames += 1;
         for message in &messages {
             if let Some(raft) = &message.message {
                 let kind = u64::from(raft.kind);

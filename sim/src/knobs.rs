@@ -97,6 +97,8 @@ knobs! {
     election_ticks: u32,
     /// See `raftstore::Settings`.
     heartbeat_ticks: u32,
+    /// See `raftstore::Settings`.
+    sleep_ticks: u32,
     /// Clients.
     clients: usize,
     /// Keys that they use.
@@ -185,6 +187,7 @@ impl Knobs {
             tick_ms: 50,
             election_ticks: 10,
             heartbeat_ticks: 2,
+            sleep_ticks: 20,
             clients: 4,
             keys: 12,
             think_us: (500, 20_000),
@@ -257,6 +260,7 @@ impl Knobs {
             tick_ms: rng.pick(&[10, 20, 50, 100]),
             election_ticks: rng.within((6, 12)) as u32,
             heartbeat_ticks: rng.within((1, 2)) as u32,
+            sleep_ticks: rng.pick(&[0, 1, 1, 5, 20]),
             clients: rng.within((2, 12)) as usize,
             keys: rng.pick(&[3, 5, 8, 16]),
             think_us: (200, rng.pick(&[1_000, 10_000, 30_000, 100_000])),

@@ -88,8 +88,11 @@ impl World {
                     self.say(|| format!("store {from}: supports store {other} no more as {:x}", id.0));
                     self.tell_workers(store, || Event::SupportEnded { store_id: other, id });
                 }
-                Output::Held { store: other, id, until_ms } => {
+                Output::Held { store: other, id, until_ms, anew } => {
                     self.stores[store].held.insert(other, (id, until_ms));
+                    if anew {
+                        self.tell_workers(store, || Event::StoreReturned { store_id: other });
+                    }
                 }
                 Output::PromisesOver => self.tell_workers(store, || Event::PromisesOver),
             }

@@ -108,6 +108,8 @@ pub struct World {
     pub(crate) placing: Placing,
     /// The next region or peer id.
     pub(crate) next_id: u64,
+    /// Frames that raft workers have sent so far.
+    pub frames: u64,
     /// Events handled so far.
     pub steps: u64,
     pub(crate) settings: Settings,
@@ -139,6 +141,7 @@ impl World {
             tick_ms: knobs.tick_ms,
             heartbeat_ticks: knobs.heartbeat_ticks,
             election_ticks: knobs.election_ticks,
+            sleep_ticks: knobs.sleep_ticks,
             seed: knobs.seed,
             limits: knobs.limits,
         };
@@ -155,6 +158,7 @@ impl World {
             laws: Laws::default(),
             directory: Directory::default(),
             next_id: 1_000,
+            frames: 0,
             steps: 0,
             settings,
             placing: Placing::default(),

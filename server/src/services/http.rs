@@ -82,6 +82,7 @@ async fn metrics_text(State(site): State<Site>) -> impl IntoResponse {
     let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     metrics().regions(Role::Region).set(count(stats.regions));
     metrics().regions(Role::Leader).set(count(stats.leaders));
+    metrics().regions(Role::Dormant).set(count(stats.dormant));
     metrics().inbox_bytes.set(count(site.node.inbox_bytes()));
     ([(CONTENT_TYPE, "text/plain; version=0.0.4")], metrics().text())
 }
@@ -101,6 +102,8 @@ async fn status(State(site): State<Site>) -> Json<Value> {
         "start_time_secs": stats.start_time_secs,
         "regions": stats.regions,
         "leaders": stats.leaders,
+        "dormant": stats.dormant,
+        "elected": stats.elected,
         "capacity_bytes": stats.capacity_bytes,
         "available_bytes": stats.available_bytes,
         "entries_appended": stats.entries_appended,

@@ -59,6 +59,10 @@ pub struct OwnStatus {
     pub regions: u64,
     /// Of these, so many lead.
     pub leaders: u64,
+    /// Peers that sleep.
+    pub dormant: u64,
+    /// Elections that peers here have won.
+    pub elected: u64,
     /// Bytes of UDP packets to other stores.
     pub udp_bytes_sent: u64,
 }
@@ -73,6 +77,8 @@ impl OwnStatus {
         Ok(OwnStatus {
             regions: number("regions")?,
             leaders: number("leaders")?,
+            dormant: number("dormant")?,
+            elected: number("elected")?,
             udp_bytes_sent: number("udp_bytes_sent")?,
         })
     }

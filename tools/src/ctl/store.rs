@@ -128,6 +128,8 @@ pub fn to_json(store: &Store) -> Value {
         "last_heartbeat_age_ms": store.last_heartbeat_age_ms,
         "region_count": stats.regions,
         "leader_count": stats.leaders,
+        "dormant_count": stats.dormant,
+        "elections_won": stats.elected,
         "capacity_bytes": stats.capacity_bytes,
         "available_bytes": stats.available_bytes,
         "entries_appended": stats.entries_appended,

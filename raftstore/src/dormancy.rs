@@ -1,0 +1,220 @@
+//! Dormant groups: a region that nobody writes to costs no ticks, no messages and no heartbeats, and keeps its lease.
+//!
+//! A leader that was left alone for a while, has everything applied, and whose members all have everything and are bound to it (see
+//! [`crate::lease`]), tells them so with a last heartbeat and goes to sleep. So do they. What keeps the group together is the support between
+//! the stores. The last heartbeat may be lost: a follower that is awake and bound asks, and is told again, which wakes nobody.
+//!
+//! **What wakes a leader**: a write, a command, a read that the lease does not cover, any message of the group but the answers to its last
+//! heartbeat, and the return of a member's store, which must be bound anew. Reads under the lease wake nobody.
+//!
+//! **What wakes a follower**: any message of a leader that is awake; and the end of the support that it is bound under, upon which it campaigns or
+//! lets the others do so. There is no dormant follower that is not bound to its leader.
+//!
+//! **After a start** peers are dormant and know of no leader. They are awakened by their leader, if another store has one; by a request; and
+//! otherwise in a paced sweep, in which of each region one favourite campaigns.
+
+use flotilla_proto::store::{self, PeerRole, RaftMessage};
+use flotilla_raft::{self as raft, Message, MessageType, ProgressState};
+
+use crate::{Settings, disk::LogReader, lease::Promises, peer::Peer, round::Round, wire};
+
+/// Why a dormant peer woke up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// A client or an administrator wants something that the lease does not cover.
+    Request,
+    /// A message of the group.
+    Message,
+    /// The support under which it was bound to its leader ended, or the leader leads no more.
+    SupportEnded,
+    /// The store of a follower is back, which has to be bound anew.
+    StoreReturned,
+    /// Nobody has led since the start of this store.
+    Start,
+    /// The store hands over, or the group has another leader.
+    Lead,
+}
+
+impl Wake {
+    /// All of them, in order.
+    pub const ALL: [Wake; 6] =
+        [Wake::Request, Wake::Message, Wake::SupportEnded, Wake::StoreReturned, Wake::Start, Wake::Lead];
+}
+
+/// What a worker has, and what it has done since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Peers.
+    pub regions: usize,
+    /// Of these, so many lead.
+    pub leaders: usize,
+    /// And so many sleep.
+    pub dormant: usize,
+    /// Elections won.
+    pub elected: u64,
+    /// Dormant peers that woke up, in the order of [`Wake::ALL`].
+    pub woken: [u64; 6],
+}
+
+/// Whether a peer sleeps, and since when not.
+#[derive(Default)]
+pub(crate) struct Dormancy {
+    /// Invariant: a dormant peer leads, is bound to its leader, or knows of no leader since its start.
+    pub dormant: bool,
+    /// The tick of the last thing that shows that the group is in use.
+    busy_at: u64,
+    /// As last counted.
+    counted: bool,
+    woken_by: Option<Wake>,
+}
+
+impl<L: LogReader> Peer<L> {
+    /// Notes that the group is in use. A dormant peer wakes up.
+    pub fn wake(&mut self, why: Wake) {
+        self.dormancy.busy_at = self.tick;
+        if !self.dormancy.dormant {
+            return;
+        }
+        self.dormancy.dormant = false;
+        self.dormancy.woken_by = Some(why);
+        self.quiet_since = self.tick;
+        if self.raft.is_leader() {
+            // Nothing was heard of them because nothing was asked.
+            self.watch_peers();
+            self.raft.resume();
+        }
+    }
+
+    /// Counts what has become of this peer since it was last counted.
+    pub fn count_sleep(&mut self, counts: &mut Counts) {
+        let Dormancy { dormant, counted, woken_by, .. } = &mut self.dormancy;
+        match (*counted, *dormant) {
+            (false, true) => counts.dormant += 1,
+            (true, false) => counts.dormant -= 1,
+            _ => {}
+        }
+        *counted = *dormant;
+        if let Some(why) = woken_by.take() {
+            counts.woken[why as usize] += 1;
+        }
+    }
+
+    /// This peer is no more.
+    pub fn uncount_sleep(&mut self, counts: &mut Counts) {
+        self.dormancy.dormant = false;
+        self.count_sleep(counts);
+    }
+
+    /// A request came: whoever knows of no leader campaigns.
+    pub fn wake_for_request(&mut self, promises: &Promises) {
+        let lost = self.dormancy.dormant && self.raft.leader_id() == raft::NONE;
+        self.wake(Wake::Request);
+        if lost && !self.is_frozen(promises) && self.raft.is_promotable() {
+            self.raft.campaign();
+        }
+    }
+
+    /// Puts the group to sleep if it has been left alone for long enough and nothing stands against it.
+    pub fn sleep_if_idle(&mut self, settings: &Settings, round: &mut Round) {
+        let idle = self.tick.saturating_sub(self.dormancy.busy_at);
+        if settings.sleep_ticks == 0 || idle < u64::from(settings.sleep_ticks) || self.dormancy.dormant {
+            return;
+        }
+        if self.why_awake(settings).is_some() {
+            return;
+        }
+        self.dormancy.dormant = true;
+        for peer in &self.region.peers {
+            if peer.id != self.me.id {
+                self.lull(*peer, round);
+            }
+        }
+    }
+
+    /// Why a leader cannot sleep, even if nobody wants anything of it; `None`: it can.
+    pub fn why_awake(&self, settings: &Settings) -> Option<&'static str> {
+        let last = self.raft.last_index();
+        if !self.raft.is_leader() || !self.is_alive() {
+            return Some("it does not lead");
+        }
+        if !self.has_lease() {
+            return Some("it has no lease");
+        }
+        if self.has_requests() || self.raft.transferee() != raft::NONE {
+            return Some("requests wait");
+        }
+        if self.raft.storage().applied().index != last || self.raft.stable_index() != last {
+            return Some("not all of its log is durable and applied");
+        }
+        let behind = self.raft.progress().any(|(id, progress)| {
+            let caught_up = progress.state == ProgressState::Replicate && progress.match_index == last;
+            id != self.me.id && !(caught_up && self.is_bound_to_me(id)) && !self.is_down(id, settings)
+        });
+        behind.then_some("a member lags, or is not bound to it")
+    }
+
+    /// Sends the last heartbeat before the group sleeps: a follower that has all that is committed sleeps, too.
+    pub fn lull(&self, to: store::Peer, round: &mut Round) {
+        let caught_up =
+            self.raft.progress_of(to.id).is_some_and(|progress| progress.match_index == self.raft.last_index());
+        if !caught_up {
+            return;
+        }
+        let heartbeat = Message {
+            kind: MessageType::Heartbeat,
+            to: to.id,
+            from: self.me.id,
+            term: self.raft.term(),
+            commit: self.raft.commit_index(),
+            ..Message::default()
+        };
+        let message = RaftMessage {
+            region_id: self.id(),
+            from: Some(self.me),
+            to: Some(to),
+            epoch: Some(self.epoch()),
+            message: Some(wire::message_to_wire(heartbeat)),
+            dormant: true,
+            ..Default::default()
+        };
+        round.send(to.store_id, message);
+    }
+
+    /// The leader sleeps, and says that this peer may.
+    pub fn lulled(&mut self, leader_store: u64, promises: &Promises) {
+        let has_all = self.raft.commit_index() == self.raft.last_index();
+        self.dormancy.dormant = has_all && !self.raft.is_leader() && promises.supports(leader_store);
+    }
+
+    /// A dormant follower that turns out not to be bound wakes up.
+    pub fn review_sleep(&mut self, promises: &Promises) {
+        let led = self.raft.leader_id() != raft::NONE && !self.raft.is_leader();
+        if self.dormancy.dormant && led && !self.is_bound(promises) {
+            self.wake(Wake::SupportEnded);
+        }
+    }
+
+    /// After a start: the favourite campaigns, if nobody leads by now. `all`: everybody's clock begins to run, as the favourite may be gone.
+    pub fn elect_after_start(&mut self, all: bool, promises: &Promises) {
+        if !self.dormancy.dormant || self.raft.leader_id() != raft::NONE {
+            return;
+        }
+        if self.is_favourite(0) && !self.is_frozen(promises) && self.raft.is_promotable() {
+            self.wake(Wake::Start);
+            self.raft.campaign();
+        } else if all {
+            self.wake(Wake::Start);
+        }
+    }
+
+    /// Whether the return of a store to this one is of importance to a dormant leader.
+    pub fn is_dormant_leader_with(&self, store_id: u64) -> bool {
+        let member = || self.region.peers.iter().any(|peer| peer.store_id == store_id);
+        self.dormancy.dormant && self.raft.is_leader() && member()
+    }
+
+    /// Whether this peer may begin its life asleep.
+    pub fn sleeps_from_start(&self) -> bool {
+        self.is_member() && self.me.role() == PeerRole::Voter && self.region.peers.len() > 1
+    }
+}

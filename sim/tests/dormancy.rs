@@ -1,0 +1,166 @@
+//! Groups that sleep, and what wakes them.
+
+use flotilla_sim::{
+    Crash, Knobs, World,
+    client::{Answer, Wish},
+};
+
+const REGIONS: usize = 6;
+
+/// A world whose regions were written to once, and sleep.
+fn asleep(seed: u64) -> World {
+    let mut world = World::scripted(Knobs { regions: REGIONS, lease_reads: 1_000, ..Knobs::calm(seed) });
+    for number in 0..12 {
+        world.put(format!("k{number:02}").as_bytes());
+    }
+    world.run_for_ms(4_000);
+    assert_eq!(dormant(&world), 3 * REGIONS);
+    world
+}
+
+fn dormant(world: &World) -> usize {
+    let views = world.stores.iter().flat_map(|store| &store.lanes).flat_map(|lane| lane.worker.views());
+    views.filter(|view| view.dormant).count()
+}
+
+/// (region → term)
+fn terms(world: &World) -> Vec<(u64, u64)> {
+    world.leaders().into_iter().map(|(region, (_, _, term))| (region, term)).collect()
+}
+
+#[test]
+fn dormant_groups_say_nothing_and_serve_reads() {
+    for seed in 0..4 {
+        let mut world = asleep(seed);
+        let before = terms(&world);
+        let said = world.frames;
+        world.run_for_ms(60_000);
+        assert_eq!(world.frames, said, "nobody says anything");
+        let (region, leader) = world.led(b"k03").expect("a leader");
+        let answer = world.data_once(leader, region.id, b"k03", Wish::Get);
+        assert!(matches!(answer, Answer::Value(Some(_))), "{answer:?}");
+        assert_eq!(world.frames, said, "nor for a read");
+        assert_eq!(dormant(&world), 3 * REGIONS, "which wakes nobody");
+        assert_eq!(terms(&world), before);
+        world.must_end_well();
+    }
+}
+
+#[test]
+fn a_write_wakes_one_region_which_sleeps_again() {
+    for seed in 0..4 {
+        let mut world = asleep(seed);
+        world.put(b"k03");
+        assert!(dormant(&world) >= 3 * (REGIONS - 1));
+        world.run_for_ms(4_000);
+        assert_eq!(dormant(&world), 3 * REGIONS);
+        world.must_end_well();
+    }
+}
+
+#[test]
+fn a_dead_store_wakes_what_it_led_and_nothing_else() {
+    for seed in 0..8 {
+        let mut world = asleep(seed);
+        let before = world.leaders();
+        let (_, dead) = world.led(b"k03").expect("a leader");
+        world.kill(dead, Crash::Process);
+        // No client asks for anything.
+        world.run_for_ms(900 + 400);
+        for (region, (_, now, term)) in world.leaders() {
+            let (_, old, old_term) = before[&region];
+            assert_ne!(now, dead, "region {region} is led again");
+            assert_eq!(term, old_term + u64::from(old == dead), "in one round, and only where it must be");
+        }
+        // Those with a dead follower sleep, too, once it counts as down.
+        world.run_for_ms(14_000);
+        assert_eq!(dormant(&world), 2 * REGIONS);
+        let led = terms(&world);
+        world.restart(dead);
+        world.run_for_ms(8_000);
+        assert_eq!(dormant(&world), 3 * REGIONS, "all have been bound anew");
+        assert_eq!(terms(&world), led, "and nobody was replaced");
+        world.must_end_well();
+    }
+}
+
+#[test]
+fn a_flapping_store_changes_no_leader() {
+    for seed in 0..4 {
+        let mut world = asleep(seed);
+        let before = terms(&world);
+        let flapping = seed % 3 + 1;
+        for _ in 0..20 {
+            for other in (1..=3).filter(|other| *other != flapping) {
+                world.network.cut(flapping, other);
+                world.network.cut(other, flapping);
+            }
+            world.run_for_ms(300);
+            world.network.mend_all();
+            world.run_for_ms(1_700);
+        }
+        assert_eq!(terms(&world), before);
+        // Away for a minute, with all its leads gone to others, it disturbs nobody when it comes back.
+        for other in (1..=3).filter(|other| *other != flapping) {
+            world.network.cut(flapping, other);
+            world.network.cut(other, flapping);
+        }
+        world.run_for_ms(60_000);
+        let others: Vec<(u64, u64)> = terms(&world);
+        world.network.mend_all();
+        world.run_for_ms(10_000);
+        assert_eq!(terms(&world), others);
+        world.must_end_well();
+    }
+}
+
+#[test]
+fn after_a_restart_of_everything_each_region_elects_once() {
+    for seed in 0..8 {
+        let mut world = asleep(seed);
+        let before = terms(&world);
+        for store in 0..3 {
+            world.kill(store, Crash::Power);
+        }
+        for store in 0..3 {
+            world.restart(store);
+        }
+        // Nobody asks.
+        world.run_for_ms(900 + 2_000);
+        let after = terms(&world);
+        assert_eq!(after.len(), before.len(), "all are led");
+        for ((region, was), (_, is)) in before.iter().zip(&after) {
+            assert_eq!(*is, was + 1, "region {region} in one round");
+        }
+        world.must_end_well();
+    }
+}
+
+#[test]
+fn after_a_restart_a_region_that_is_asked_for_is_led_at_once() {
+    let mut world = asleep(1);
+    for store in 0..3 {
+        world.kill(store, Crash::Power);
+    }
+    world.restart(0);
+    world.restart(1);
+    // One store is gone for good: favourites there never campaign.
+    world.run_for_ms(950);
+    world.put(b"k03");
+    world.run_for_ms(8_000);
+    assert_eq!(terms(&world).len(), REGIONS);
+    world.restart(2);
+    world.must_end_well();
+}
+
+#[test]
+fn a_fault_free_hour_has_no_election() {
+    let mut world = asleep(2);
+    let before = terms(&world);
+    for minute in 0..60u64 {
+        world.run_for_ms(60_000);
+        world.put(format!("k{:02}", minute % 12).as_bytes());
+    }
+    assert_eq!(terms(&world), before);
+    world.must_end_well();
+}
