@@ -294,8 +294,6 @@ impl Seat {
 
 #[cfg(test)]
 mod tests {
-    use alloc::vec;
-
     use super::*;
 
     const NOW: Now = Now { mono_ms: 5, wall_ms: 5 };
@@ -318,15 +316,10 @@ mod tests {
         SeatInput::Request { id: RequestId(id), request: PlacementRequest { reserved: 0, request } }
     }
 
-    #[test]
-    fn a_question_waits_for_the_driver_and_for_the_lead_to_be_confirmed() {
-        let mut seat = Seat::new(1, Settings::default());
-        seat.handle(NOW, tso(1));
-        assert_eq!(refusal(&outputs(&mut seat)), Some(PlacementErrorKind::NotLeader));
-        seat.handle(NOW, SeatInput::Lead(SystemLead { store_id: 1, term: 7, is_here: true }));
-        assert_eq!(outputs(&mut seat), [SeatOutput::Load { term: 7 }]);
-        seat.handle(NOW, tso(2));
-        assert_eq!(outputs(&mut seat), []);
+    const LEAD: SystemLead = SystemLead { store_id: 1, term: 7, is_here: true };
+
+    /// What a new cluster begins with.
+    fn pairs() -> Vec<(Bytes, Bytes)> {
         let store = flotilla_proto::placement::Store {
             id: 1,
             address: "a:1".into(),
@@ -334,12 +327,30 @@ mod tests {
             ..Default::default()
         };
         let pairs = Placement::bootstrap_pairs(9, &[store], &[], 100);
-        let pairs: Vec<(Bytes, Bytes)> = pairs.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
-        seat.handle(NOW, SeatInput::Loaded { term: 6, pairs: Some(pairs.clone()) });
+        pairs.into_iter().map(|(key, value)| (key.into(), value.into())).collect()
+    }
+
+    /// A seat whose driver has a write out, for a question that waits.
+    fn busy() -> (Seat, BatchId) {
+        let mut seat = Seat::new(1, Settings::default());
+        seat.handle(NOW, SeatInput::Lead(LEAD));
+        assert_eq!(outputs(&mut seat), [SeatOutput::Load { term: 7 }]);
+        seat.handle(NOW, tso(2));
+        assert_eq!(outputs(&mut seat), []);
+        seat.handle(NOW, SeatInput::Loaded { term: 6, pairs: Some(pairs()) });
         assert!(seat.driver().is_none(), "of another term");
-        seat.handle(NOW, SeatInput::Loaded { term: 7, pairs: Some(pairs) });
+        seat.handle(NOW, SeatInput::Loaded { term: 7, pairs: Some(pairs()) });
         let asked = outputs(&mut seat);
         let [SeatOutput::Replicate { term: 7, batch, .. }] = asked[..] else { panic!("{asked:?}") };
+        (seat, batch)
+    }
+
+    #[test]
+    fn a_question_waits_for_the_driver_and_for_the_lead_to_be_confirmed() {
+        let mut seat = Seat::new(1, Settings::default());
+        seat.handle(NOW, tso(1));
+        assert_eq!(refusal(&outputs(&mut seat)), Some(PlacementErrorKind::NotLeader));
+        let (mut seat, batch) = busy();
         seat.handle(NOW, SeatInput::Written { term: 7, batch, is_done: true });
         let asked = outputs(&mut seat);
         let [SeatOutput::Confirm { term: 7, round }] = asked[..] else { panic!("{asked:?}") };
@@ -350,20 +361,34 @@ mod tests {
         ));
     }
 
-    /// Regression: the driver was read again without an entry between, which a write of unknown outcome may follow.
+    #[test]
+    fn a_lead_that_is_lost_or_cannot_be_confirmed_answers_nothing() {
+        let (mut seat, batch) = busy();
+        seat.handle(NOW, SeatInput::Written { term: 7, batch, is_done: true });
+        let asked = outputs(&mut seat);
+        let [SeatOutput::Confirm { round, .. }] = asked[..] else { panic!("{asked:?}") };
+        seat.handle(NOW, SeatInput::Confirmed { round, is_so: false });
+        assert_eq!(refusal(&outputs(&mut seat)), Some(PlacementErrorKind::NotReady));
+        let (mut seat, batch) = busy();
+        seat.handle(NOW, SeatInput::Lead(SystemLead { store_id: 2, term: 8, is_here: false }));
+        assert_eq!(refusal(&outputs(&mut seat)), Some(PlacementErrorKind::NotLeader));
+        seat.handle(NOW, SeatInput::Written { term: 7, batch, is_done: true });
+        assert!(seat.driver().is_none() && outputs(&mut seat).is_empty());
+    }
+
+    /// Regression: the driver was read again in the same term by a read index alone, which a write of unknown outcome may follow. `Load` says
+    /// what must come before.
     #[test]
     fn a_write_of_unknown_outcome_ends_the_driver_and_loads_it_anew() {
-        let mut seat = Seat::new(1, Settings::default());
-        let lead = SystemLead { store_id: 1, term: 7, is_here: true };
-        seat.handle(NOW, SeatInput::Lead(lead));
-        let pairs = vec![(Bytes::from_static(crate::keys::PREFIX), Bytes::new())];
-        seat.handle(NOW, SeatInput::Loaded { term: 7, pairs: Some(pairs) });
-        assert!(seat.driver().is_none() && seat.next_deadline_ms().is_some(), "that cannot be loaded");
-        let mut seat = Seat { placement: None, ..Seat::new(1, Settings::default()) };
-        seat.handle(NOW, SeatInput::Lead(lead));
-        outputs(&mut seat);
-        seat.handle(NOW, SeatInput::Written { term: 7, batch: BatchId(1), is_done: false });
-        assert_eq!(outputs(&mut seat), [], "of a driver that is gone already");
+        let (mut seat, batch) = busy();
+        seat.handle(NOW, SeatInput::Written { term: 7, batch, is_done: false });
+        let asked = outputs(&mut seat);
+        assert_eq!(refusal(&asked[..1]), Some(PlacementErrorKind::NotReady));
+        assert_eq!(asked[1..], [SeatOutput::Load { term: 7 }]);
+        seat.handle(NOW, SeatInput::Loaded { term: 7, pairs: None });
+        let again = seat.next_deadline_ms().expect("it is tried again");
+        seat.handle(Now { mono_ms: again, ..NOW }, SeatInput::Tick);
+        assert_eq!(outputs(&mut seat), [SeatOutput::Load { term: 7 }]);
     }
 
     /// Regression, found by the simulator: a store whose peer of the system group was removed believed for ever in the leader of that time,

@@ -4,7 +4,7 @@ use flotilla_proto::{
     disk::{Cf, hard_state_key, log_key, truncated_state_key},
     store::{ApplyState, Peer as StorePeer, TruncatedState},
 };
-use flotilla_raft::{APPEND_THREAD, APPLY_THREAD, HardState, Message, Ready};
+use flotilla_raft::{APPEND_THREAD, APPLY_THREAD, HardState, Message, MessageType, Ready};
 use prost::Message as _;
 
 use crate::{
@@ -33,13 +33,18 @@ impl<L: LogReader> Peer<L> {
             for state in ready.read_states.drain(..) {
                 self.read_confirmed(settings, state.index, &state.context);
             }
+            let mut candidacy = Vec::new();
             for message in ready.messages.drain(..) {
                 match message.to {
                     APPEND_THREAD => self.storage_append(message, round),
                     APPLY_THREAD => self.storage_apply(message, round),
+                    _ if message.kind == MessageType::Vote => candidacy.push(message),
                     _ => self.send(message, round),
                 }
             }
+            // The core lets a candidate ask before its term and vote are durable. Others can elect it without its own vote; it could append,
+            // crash, come back in the term before, be elected in the same term again, and append something else.
+            self.release_when_durable(candidacy, round);
             ready.clear();
         }
         self.note_role(settings, round);
@@ -102,7 +107,7 @@ impl<L: LogReader> Peer<L> {
             return;
         }
         #[cfg(feature = "seeded-bugs")]
-        for (number, kind) in [(1, flotilla_raft::MessageType::AppResp), (2, flotilla_raft::MessageType::VoteResp)] {
+        for (number, kind) in [(1, MessageType::AppResp), (2, MessageType::VoteResp)] {
             if flotilla_raft::seeded::is(number) {
                 let responses = std::mem::take(&mut message.responses);
                 let (early, rest) = responses.into_iter().partition(|response| response.kind == kind);
@@ -110,10 +115,18 @@ impl<L: LogReader> Peer<L> {
                 self.release(early, round);
             }
         }
+        self.release_when_durable(message.responses, round);
+    }
+
+    /// Messages that depend on what this peer has handed to the log writer so far.
+    fn release_when_durable(&mut self, messages: Vec<Message>, round: &mut Round) {
+        if messages.is_empty() {
+            return;
+        }
         if self.durability.last_batch > round.synced {
-            self.durability.waiting.push_back((self.durability.last_batch, message.responses));
+            self.durability.waiting.push_back((self.durability.last_batch, messages));
         } else {
-            self.release(message.responses, round);
+            self.release(messages, round);
         }
     }
 

@@ -28,6 +28,7 @@ use crate::{
 
 /// As `raftstore::wire` numbers them.
 const APP_RESP: u32 = 1;
+const VOTE: u32 = 2;
 const VOTE_RESP: u32 = 3;
 
 /// Where a committed entry was first seen, and what it was.
@@ -223,6 +224,12 @@ impl Laws {
             return Ok(());
         }
         let vote = self.votes.get(&(store, region_id)).copied().unwrap_or_default();
+        if raft.kind == VOTE && vote.0 <= raft.term && vote != (raft.term, from) {
+            return Err(at(&format!(
+                "a candidate's own vote is durable before it asks: {}, durable is {vote:?}",
+                raft.term
+            )));
+        }
         if raft.kind == VOTE_RESP && vote.0 <= raft.term && vote != (raft.term, to) {
             return Err(at(&format!(
                 "a vote is durable before it is sent: ({}, {to}), durable is {vote:?}",

@@ -729,8 +729,8 @@ impl World {
         let alive = |id: u64| !self.stores[self.place(id)].gone;
         for (region, _, _) in self.leaders().into_values().filter(|_| self.knobs.placed > 0) {
             // A learner that the administrator added stays where it is, and the driver takes other stores.
-            let is_foreign = |peer: &Peer| !self.placing.laws.learners.contains_key(&peer.id);
-            let is_learner = |peer: &Peer| peer.role() == PeerRole::Learner && is_foreign(peer);
+            // One of a driver before, if it turns up late enough, is taken for an administrator's, too.
+            let is_learner = |peer: &Peer| peer.role() == PeerRole::Learner;
             let learner = |id: u64| region.peers.iter().any(|peer| peer.store_id == id && is_learner(peer));
             let stores = self.stores.iter().filter(|store| !store.gone && !learner(store.id)).count();
             let voters =
