@@ -331,7 +331,7 @@ fn random_limits(rng: &mut Rng) -> Limits {
     if rng.chance(333) {
         return Limits::default();
     }
-    Limits {
+    let limits = Limits {
         append_bytes_max: rng.pick(&[0, 0, 200, 1 << 20]),
         inflight_msgs_max: rng.pick(&[1, 2, 8, 256]),
         apply_bytes_max: rng.pick(&[0, 300, 4 << 20]),
@@ -339,5 +339,9 @@ fn random_limits(rng: &mut Rng) -> Limits {
         log_cut_entries: rng.pick(&[1, 5, 50]),
         log_lag_entries: rng.pick(&[5, 50, 20_000]),
         cache_bytes_max: rng.pick(&[0, 500, 256 << 10]),
-    }
+    };
+    // One small message at a time carries 27 entries a second over a slow network: too few to catch up in the end.
+    let inflight_msgs_max =
+        if limits.append_bytes_max == 0 { limits.inflight_msgs_max.max(8) } else { limits.inflight_msgs_max };
+    Limits { inflight_msgs_max, ..limits }
 }

@@ -247,6 +247,8 @@ impl Laws {
             let leads = |view: &PeerView<'_>| view.peer_id == to && view.is_leader && view.term == raft.term;
             if let Some(leader) = leader
                 && leader.view(region_id).is_some_and(|view| leads(&view) && view.truncated < raft.index)
+                // An acknowledgement may leave when the next leader has already put something else in its place.
+                && stores[store].lanes[worker].worker.view(region_id).is_some_and(|view| view.term == raft.term)
                 && let Some(here) = stores[store].lanes[worker].worker.log_term(region_id, raft.index)
                 && leader.log_term(region_id, raft.index) != Some(here)
             {
