@@ -54,6 +54,9 @@ enum News {
 /// Peers in a slice.
 const SWEEP_SLICE: usize = 512;
 
+/// Groups that share a log batch and frames at most: enough to share them well, and few enough that nothing waits long.
+const ROUND_REGIONS_MAX: usize = 2_048;
+
 /// See the module.
 pub struct Worker<L: LogReader> {
     settings: Settings,
@@ -213,24 +216,32 @@ impl<L: LogReader> Worker<L> {
 
     /// What to do next; `None`: wait.
     pub fn poll_effect(&mut self) -> Option<Effect> {
-        if let Some(effect) = self.round.poll() {
-            return Some(effect);
-        }
-        self.sweep();
-        while !self.touched.is_empty() {
-            for id in std::mem::take(&mut self.touched) {
-                let Some(peer) = self.peers.get_mut(&id) else { continue };
-                peer.dirty = false;
-                peer.flush(&self.settings, &mut self.ready, &mut self.next_context, &mut self.round);
-                peer.count_sleep(&mut self.round.counts);
-                let due = peer.due(&self.settings, &self.round.promises);
-                if peer.is_alive() && due != u64::MAX && (peer.armed <= self.tick || due < peer.armed) {
-                    peer.armed = self.wheel.set(id, due);
-                }
+        loop {
+            if let Some(effect) = self.round.poll() {
+                return Some(effect);
             }
+            self.sweep();
+            if self.touched.is_empty() {
+                self.round.close();
+                return self.round.poll();
+            }
+            let rest = self.touched.split_off(self.touched.len().min(ROUND_REGIONS_MAX));
+            for id in std::mem::replace(&mut self.touched, rest) {
+                self.flush(id);
+            }
+            self.round.close();
         }
-        self.round.close();
-        self.round.poll()
+    }
+
+    fn flush(&mut self, region_id: u64) {
+        let Some(peer) = self.peers.get_mut(&region_id) else { return };
+        peer.dirty = false;
+        peer.flush(&self.settings, &mut self.ready, &mut self.next_context, &mut self.round);
+        peer.count_sleep(&mut self.round.counts);
+        let due = peer.due(&self.settings, &self.round.promises);
+        if peer.is_alive() && due != u64::MAX && (peer.armed <= self.tick || due < peer.armed) {
+            peer.armed = self.wheel.set(region_id, due);
+        }
     }
 
     /// When [`Worker::handle`] must be called with [`Event::Tick`] if nothing else happens before; in ms of the caller's clock.

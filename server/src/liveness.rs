@@ -65,6 +65,10 @@ pub struct View {
     pub held: Vec<(u64, Held)>,
 }
 
+fn thread_name(place: usize, threads: usize) -> String {
+    if place + 1 == threads { "the log writer".to_owned() } else { format!("raft worker {place}") }
+}
+
 /// Reads what came in on the liveness lane. `None`: not to be understood.
 pub fn message(frame: &Bytes) -> Option<SupportMessage> {
     let SupportFrame { clock_ms, heard_ms, ask, give } = SupportFrame::decode(frame.clone()).ok()?;
@@ -88,8 +92,16 @@ fn frame(message: SupportMessage) -> Bytes {
 
 /// Runs until it is told to stop.
 pub fn run(store: &Store, mut support: Support, inbox: &Receiver<Mail>) {
+    let mut noted = None;
     loop {
-        let wait = Duration::from_millis(support.next_deadline().saturating_sub(clock::now_ms()));
+        let deadline = support.next_deadline();
+        let late_ms = clock::now_ms().saturating_sub(deadline);
+        if late_ms > STUCK_MS {
+            tracing::warn!(
+                "the liveness thread runs {late_ms} ms late: the machine is overloaded, or the process was stopped"
+            );
+        }
+        let wait = Duration::from_millis(deadline.saturating_sub(clock::now_ms()));
         let mail = match inbox.recv_timeout(wait) {
             Ok(Mail::Said { from, message }) => Some((from, message)),
             Err(RecvTimeoutError::Timeout) => None,
@@ -100,8 +112,21 @@ pub fn run(store: &Store, mut support: Support, inbox: &Receiver<Mail>) {
             support.handle(now_ms, Input::Message { from, message });
         }
         support.handle(now_ms, Input::Stores(store.other_stores.lock().clone()));
-        let makes_progress = !store.busy.iter().any(|busy| busy.is_stuck(now_ms));
-        support.handle(now_ms, Input::Time { makes_progress });
+        let stuck = store.busy.iter().position(|busy| busy.is_stuck(now_ms));
+        if stuck != noted {
+            noted = stuck;
+            match stuck {
+                Some(place) => {
+                    metrics().support.stuck.inc();
+                    let who = thread_name(place, store.busy.len());
+                    tracing::warn!(
+                        "{who} is busy with one thing for more than {STUCK_MS} ms: asking for no support meanwhile"
+                    );
+                }
+                None => tracing::info!("all threads make progress again"),
+            }
+        }
+        support.handle(now_ms, Input::Time { makes_progress: stuck.is_none() });
         let mut changed = false;
         while let Some(output) = support.poll_output() {
             changed |= !matches!(output, Output::Send { .. });

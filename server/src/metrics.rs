@@ -121,6 +121,8 @@ pub struct SupportMetrics {
     pub given: IntCounter,
     /// Answers without a promise, to stores that did not hear this one.
     pub refused: IntCounter,
+    /// Times that this store stopped to ask, as one of its threads made no progress.
+    pub stuck: IntCounter,
     /// Promises that came in.
     pub held: IntCounter,
     /// Support that this store gave and that ended.
@@ -208,6 +210,7 @@ impl Metrics {
                 asked: supported("asked"),
                 given: supported("given"),
                 refused: supported("refused"),
+                stuck: supported("not_asked"),
                 held: supported("held"),
                 ended: supported("ended"),
             },

@@ -132,12 +132,18 @@ impl Runner {
                     Mail::Event(event, bytes) => {
                         self.store.inboxes[self.number].taken(bytes);
                         worker.handle(now, event);
+                        self.makes_progress();
                     }
                     Mail::Stop => return,
                 }
             }
             metrics().loop_seconds.observe(started.elapsed().as_secs_f64());
         }
+    }
+
+    /// One thing is done, and the next one begins.
+    fn makes_progress(&self) {
+        self.store.busy[self.number].begin(clock::now_ms());
     }
 
     fn note_counts(&self, counts: Counts) {
@@ -155,6 +161,7 @@ impl Runner {
         while let Some(effect) = worker.poll_effect() {
             acted |= matches!(effect, Effect::Send { .. } | Effect::AppendLog { .. });
             self.effect(effect);
+            self.makes_progress();
         }
         if acted {
             metrics().loops.inc();

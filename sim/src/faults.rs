@@ -365,7 +365,7 @@ impl World {
             let mut all = self.directory.all().chain(self.directory.system());
             all.all(|known| leaders.contains_key(&known.region.id))
         };
-        if lost >= 2 || !spare || !known || !self.stores[store].up {
+        if lost >= 2 || !spare || !known || self.covers(&leaders).is_err() || !self.stores[store].up {
             return;
         }
         self.say(|| format!("store {}: is lost with all that it has", store + 1));

@@ -196,8 +196,8 @@ impl World {
         }
     }
 
-    fn serves(&mut self, probes: &mut BTreeMap<u64, Probe>) -> Result<(), String> {
-        let leaders = self.leaders();
+    /// Whether the leaders' regions make up all keys, without gap or overlap.
+    pub(crate) fn covers(&self, leaders: &BTreeMap<u64, (Region, usize, u64)>) -> Result<(), String> {
         let of_users = |region: &&Region| region.space() == Space::User;
         let mut regions: Vec<&Region> = leaders.values().map(|(region, _, _)| region).filter(of_users).collect();
         regions.sort_by(|one, other| one.start_key.cmp(&other.start_key));
@@ -214,8 +214,14 @@ impl World {
         if !expected.is_empty() || regions.is_empty() {
             return Err(format!("no leader from key {expected:?} on"));
         }
+        Ok(())
+    }
+
+    fn serves(&mut self, probes: &mut BTreeMap<u64, Probe>) -> Result<(), String> {
+        let leaders = self.leaders();
+        self.covers(&leaders)?;
         let mut waiting = None;
-        for (region, store, _) in leaders.values().filter(|(region, _, _)| of_users(&region)) {
+        for (region, store, _) in leaders.values().filter(|(region, _, _)| region.space() == Space::User) {
             if !self.probe(region, *store, probes) {
                 waiting = Some(region.id);
             }
