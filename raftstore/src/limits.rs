@@ -53,6 +53,10 @@ pub const ASK_AFTER_ELECTIONS: u32 = 4;
 /// A follower that was not told a read index for so many of its leader's heartbeats asks again: question or answer may be lost.
 pub const READ_AGAIN_HEARTBEATS: u64 = 3;
 
+/// How long the leader of a region that a split has just made waits for the split to be applied on the other members' stores, before it sends
+/// them snapshots. A store that lags would not be faster with those: its applier has to put them in place, too.
+pub const SPLIT_PATIENCE_MS: u64 = 10_000;
+
 /// Children of one split: a split is one log entry and one atomic batch.
 pub const SPLIT_CHILDREN_MAX: usize = 256;
 

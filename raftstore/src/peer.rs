@@ -6,7 +6,7 @@ use flotilla_proto::{
     placement::RegionReport,
     store::{self, PeerRole, RaftMessage, Region},
 };
-use flotilla_raft::{self as raft, ConfState, Message, MessageType, ProgressState, RawNode};
+use flotilla_raft::{self as raft, ConfState, Message, MessageType, ProgressState, RawNode, SnapshotStatus};
 
 use crate::{
     Settings,
@@ -15,7 +15,10 @@ use crate::{
     dormancy::Dormancy,
     event::{BatchId, Effect},
     lease::{Fortification, Promises},
-    limits::{ASK_AFTER_ELECTIONS, DOWN_AFTER_MS, INFLIGHT_BYTES_MAX, PENDING_LAG_ENTRIES, UNCOMMITTED_BYTES_MAX},
+    limits::{
+        ASK_AFTER_ELECTIONS, DOWN_AFTER_MS, FIRST_LOG_INDEX, INFLIGHT_BYTES_MAX, PENDING_LAG_ENTRIES,
+        SPLIT_PATIENCE_MS, UNCOMMITTED_BYTES_MAX,
+    },
     requests::Requests,
     round::Round,
     storage::{Initial, PeerStorage},
@@ -75,6 +78,8 @@ pub(crate) struct Peer<L: LogReader> {
     pub quiet_since: u64,
     pub fortification: Fortification,
     pub dormancy: Dormancy,
+    /// Until this tick, the split that made this peer is expected to make those on the other stores, too, and sooner than a snapshot could.
+    pub waits_for_split_until: u64,
     /// In the worker's list of touched groups.
     pub dirty: bool,
     pub requests: Requests,
@@ -142,6 +147,7 @@ impl<L: LogReader> Peer<L> {
             quiet_since: tick,
             fortification: Fortification::default(),
             dormancy: Dormancy::default(),
+            waits_for_split_until: 0,
             dirty: false,
             requests: Requests::default(),
             durability: Durability { vote, ..Durability::default() },
@@ -295,12 +301,25 @@ impl<L: LogReader> Peer<L> {
         peer_id != self.me.id && (self.tick - heard.min(self.tick)) * settings.tick_ms > DOWN_AFTER_MS
     }
 
+    /// A split has just made this peer.
+    pub fn wait_for_split(&mut self, settings: &Settings) {
+        self.waits_for_split_until = self.tick + SPLIT_PATIENCE_MS / settings.tick_ms;
+    }
+
+    fn waits_for_split(&self) -> bool {
+        self.tick < self.waits_for_split_until && self.raft.storage().truncated().index == FIRST_LOG_INDEX
+    }
+
     /// Puts a message on its way: to another store, or, if it carries a snapshot, to those who stream them.
     pub fn send(&mut self, message: Message, round: &mut Round) {
         let Some(to) = self.peer_of(message.to) else {
             return; // A peer that is long gone, or that never told its store.
         };
         let is_snapshot = message.kind == MessageType::Snap;
+        if is_snapshot && self.waits_for_split() {
+            // Entries are tried again with the next heartbeat.
+            return self.raft.report_snapshot(message.to, SnapshotStatus::Finish);
+        }
         if message.kind == MessageType::TimeoutNow {
             self.let_go();
         }

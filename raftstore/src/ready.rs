@@ -256,6 +256,7 @@ impl<L: LogReader> Peer<L> {
         let stays = |peer: &StorePeer| region.peers.iter().any(|other| other.id == peer.id);
         let removed: Vec<StorePeer> = self.region.peers.iter().filter(|peer| !stays(peer)).copied().collect();
         let me = self.me;
+        self.waits_for_split_until = 0;
         self.set_region(region);
         self.review_leader();
         if self.is_member() {

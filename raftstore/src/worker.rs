@@ -643,11 +643,11 @@ impl<L: LogReader> Worker<L> {
         }
         self.tombstones.remove(&region_id);
         self.peers.insert(region_id, Box::new(peer));
-        let (peer, settings, round) = self.peer(region_id).expect("just made");
+        let (peer, settings, _) = self.peer(region_id).expect("just made");
+        peer.wait_for_split(settings);
         if campaign && peer.is_alive() {
             peer.raft.campaign();
         }
-        let _ = (settings, round);
     }
 }
 
