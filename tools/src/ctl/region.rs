@@ -278,6 +278,7 @@ fn to_json(info: &RegionInfo, keys: Format) -> Value {
         "epoch": { "conf_ver": epoch.conf_ver, "version": epoch.version },
         "peers": region.peers.iter().map(peer_json).collect::<Vec<_>>(),
         "leader": info.leader.as_ref().map(peer_json),
+        "leader_term": info.leader_term,
         "pending_peers": info.pending_peers,
         "down_peers": info.down_peers,
     })
@@ -308,7 +309,7 @@ mod tests {
             ..Region::default()
         };
         let leader = Some(peer(12, PeerRole::Voter));
-        RegionInfo { region: Some(region), leader, pending_peers: vec![13], down_peers: vec![11] }
+        RegionInfo { region: Some(region), leader, pending_peers: vec![13], down_peers: vec![11], leader_term: 6 }
     }
 
     #[test]
