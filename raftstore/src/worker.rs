@@ -14,7 +14,7 @@ use crate::{
     apply::{Applied, ApplyTask, Change, CreatedPeer},
     disk::LogReader,
     dormancy::{Counts, Wake},
-    event::{Effect, Event},
+    event::{Effect, Event, RequestId, Response},
     limits::{FIRST_LOG_INDEX, FIRST_LOG_TERM},
     peer::{Fate, Installing, Peer, conf_state, is_needed_after_removal},
     recover::Recovered,
@@ -167,6 +167,7 @@ impl<L: LogReader> Worker<L> {
                 }
                 None => self.round.respond(id, Err(refusal::region_not_found(target.region_id))),
             },
+            Event::Explain { id, region_id } => self.explain(id, region_id),
             Event::LogSynced { batch } => {
                 for region_id in self.round.log_synced(batch) {
                     if let Some((peer, _, round)) = self.peer(region_id) {
@@ -249,6 +250,15 @@ impl<L: LogReader> Worker<L> {
         let sweep = self.sweeps.iter().map(|sweep| sweep.at.max(self.tick)).min();
         let next = self.wheel.next().into_iter().chain(sweep).min();
         next.map(|tick| self.tick_began_ms + (tick - self.tick) * self.settings.tick_ms)
+    }
+
+    fn explain(&mut self, id: RequestId, region_id: u64) {
+        let Worker { peers, settings, round, tick, .. } = self;
+        let result = match peers.get(&region_id) {
+            Some(peer) => Ok(Response::Explained(Box::new(peer.explain(*tick, settings, &round.promises)))),
+            None => Err(refusal::region_not_found(region_id)),
+        };
+        round.respond(id, result);
     }
 
     /// What is here.
