@@ -175,6 +175,17 @@ impl LocalCluster {
     }
 }
 
+/// A store that stands still.
+pub struct Paused<'a> {
+    store: &'a LocalStore,
+}
+
+impl Drop for Paused<'_> {
+    fn drop(&mut self) {
+        self.store.signal(Signal::SIGCONT);
+    }
+}
+
 impl LocalStore {
     fn data_dir(&self) -> PathBuf {
         self.dir.join("data")
@@ -221,6 +232,19 @@ impl LocalStore {
         Ok(killed)
     }
 
+    /// Stops the store's process where it stands, until the result is dropped. All of its threads have stopped when this returns.
+    pub async fn pause(&self) -> Result<Paused<'_>> {
+        let pid = self.pid().context("the store does not run")?;
+        self.signal(Signal::SIGSTOP);
+        let paused = Paused { store: self };
+        let deadline = Instant::now() + STOP_WAIT;
+        while !is_stopped(pid)? {
+            ensure!(Instant::now() < deadline, "the store does not stop");
+            sleep(Duration::from_millis(1)).await;
+        }
+        Ok(paused)
+    }
+
     /// Its process, if it runs.
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().and_then(Child::id)
@@ -248,6 +272,21 @@ impl LocalStore {
         let tail = &lines[lines.len().saturating_sub(LOG_TAIL_LINES)..];
         format!("the end of {}:\n{}", self.log.display(), tail.join("\n"))
     }
+}
+
+/// Whether all threads of a process have been stopped by a signal.
+fn is_stopped(pid: u32) -> Result<bool> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).context("cannot read a store's threads")?;
+    for thread in threads {
+        let stat = thread.map(|thread| fs::read_to_string(thread.path().join("stat")));
+        // One that is gone by now does nothing any more.
+        let Ok(Ok(stat)) = stat else { continue };
+        let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().next());
+        if state != Some("T") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn is_whole(info: &RegionInfo, replicas: usize) -> bool {
