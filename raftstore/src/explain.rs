@@ -91,7 +91,7 @@ impl<L: LogReader> Peer<L> {
         let hindrance = if dormant || settings.sleep_ticks == 0 {
             None
         } else if is_leader {
-            self.why_awake(settings)
+            self.why_awake(settings, promises)
         } else {
             self.why_follower_awake(promises)
         };
@@ -139,7 +139,13 @@ impl<L: LogReader> Peer<L> {
             return hindrance.to_owned();
         }
         let left = u64::from(settings.sleep_ticks).saturating_sub(tick.saturating_sub(self.dormancy.busy_at));
-        format!("the group was in use just now: it goes to sleep in {} ms if it is left alone", left * settings.tick_ms)
+        match left {
+            0 => "nothing stands against its sleep: it goes to sleep when it is looked at next".to_owned(),
+            left => format!(
+                "the group was in use just now: it goes to sleep in {} ms if it is left alone",
+                left * settings.tick_ms
+            ),
+        }
     }
 
     /// What an awake follower waits for. It goes to sleep when its leader says so, and never by itself.

@@ -6,7 +6,7 @@ use flotilla_proto::{
     placement::RegionReport,
     store::{self, PeerRole, RaftMessage, Region},
 };
-use flotilla_raft::{self as raft, ConfState, Message, MessageType, ProgressState, RawNode, SnapshotStatus};
+use flotilla_raft::{self as raft, ConfState, Message, MessageType, ProgressState, Quiescent, RawNode, SnapshotStatus};
 
 use crate::{
     Settings,
@@ -82,6 +82,8 @@ pub(crate) struct Peer<L: LogReader> {
     pub waits_for_split_until: u64,
     /// In the worker's list of touched groups.
     pub dirty: bool,
+    /// As last counted: it is a candidate.
+    pub campaigns: bool,
     pub requests: Requests,
     pub durability: Durability,
     /// Messages to step when the applier has come to an index. In index order.
@@ -98,21 +100,25 @@ pub(crate) struct Peer<L: LogReader> {
     /// When each other peer was last heard from. Kept on leaders.
     heard: Vec<(u64, u64)>,
     /// Pending and down peers as last reported.
-    reported: (Vec<u64>, Vec<u64>),
+    pub reported: Reported,
 }
+
+/// Pending and down peers.
+pub(crate) type Reported = (Vec<u64>, Vec<u64>);
 
 const STRANGERS_MAX: usize = 8;
 
 impl<L: LogReader> Peer<L> {
+    /// `group`: what there was of its group before it became a record.
     pub fn new(
         settings: &Settings,
-        region: Region,
+        region: Arc<Region>,
         me: store::Peer,
         initial: Initial,
+        group: Option<&Quiescent>,
         reader: L,
         tick: u64,
     ) -> Peer<L> {
-        let vote = (initial.hard_state.term, initial.hard_state.vote);
         let config = raft::Config {
             id: me.id,
             election_tick: settings.election_ticks,
@@ -132,14 +138,18 @@ impl<L: LogReader> Peer<L> {
             disable_conf_change_validation: false,
             step_down_on_removal: true,
             ids_are_unique: true,
-            seed: settings.seed ^ me.id.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+            seed: settings.seed ^ me.id.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ tick.rotate_right(16),
         };
-        let term = initial.hard_state.term;
         let storage = PeerStorage::new(region.id, reader, initial, settings.limits.cache_bytes_max);
-        let raft =
-            RawNode::new(config, storage, ()).expect("the settings and what recovery has checked make a valid group");
+        let raft = match group {
+            Some(group) => RawNode::from_quiescent(config, storage, (), group),
+            None => RawNode::new(config, storage, ()),
+        };
+        let raft = raft.expect("the settings and what recovery has checked make a valid group");
+        let role = KnownRole { term: raft.term(), leader_id: raft.leader_id(), is_leader: raft.is_leader() };
+        let vote = (raft.term(), raft.vote());
         Peer {
-            region: Arc::new(region),
+            region,
             me,
             raft,
             tick,
@@ -149,6 +159,7 @@ impl<L: LogReader> Peer<L> {
             dormancy: Dormancy::default(),
             waits_for_split_until: 0,
             dirty: false,
+            campaigns: false,
             requests: Requests::default(),
             durability: Durability { vote, ..Durability::default() },
             applying: VecDeque::new(),
@@ -156,7 +167,7 @@ impl<L: LogReader> Peer<L> {
             installing: None,
             held: VecDeque::new(),
             fate: Fate::Alive,
-            role: KnownRole { term, ..KnownRole::default() },
+            role,
             strangers: Vec::new(),
             heard: Vec::new(),
             reported: Default::default(),
@@ -346,7 +357,7 @@ impl<L: LogReader> Peer<L> {
     }
 
     /// Takes the region as a change has left it.
-    pub fn set_region(&mut self, region: Region) {
+    pub fn set_region(&mut self, region: Arc<Region>) {
         if let Some(me) = region.peers.iter().find(|peer| peer.id == self.me.id) {
             self.me = *me;
         }
@@ -357,7 +368,7 @@ impl<L: LogReader> Peer<L> {
                 self.heard.push((peer.id, self.tick));
             }
         }
-        self.region = Arc::new(region);
+        self.region = region;
     }
 
     /// Starts to watch who is heard from: this peer has become leader.
@@ -390,7 +401,7 @@ impl<L: LogReader> Peer<L> {
         self.ailing(settings) != self.reported
     }
 
-    fn ailing(&self, settings: &Settings) -> (Vec<u64>, Vec<u64>) {
+    fn ailing(&self, settings: &Settings) -> Reported {
         let down = self.region.peers.iter().filter(|peer| self.is_down(peer.id, settings)).map(|peer| peer.id);
         (self.pending_peers(), down.collect())
     }

@@ -48,6 +48,8 @@ pub struct LocalStore {
     pub log: PathBuf,
     dir: PathBuf,
     join: Option<String>,
+    /// With settings that are not the defaults.
+    config: Option<PathBuf>,
     child: Option<Child>,
 }
 
@@ -70,11 +72,22 @@ impl LocalCluster {
                 authority.issue_store(&hosts)?.write(&certs, "store")?;
             }
             let join = stores.first().map(|first| first.address.clone());
-            stores.push(LocalStore { address, log: store_dir.join("store.log"), dir: store_dir, join, child: None });
+            let log = store_dir.join("store.log");
+            stores.push(LocalStore { address, log, dir: store_dir, join, config: None, child: None });
         }
         let endpoints = stores.iter().map(|store| store.address.clone()).collect();
         let admin = Admin::new(endpoints, Duration::from_secs(5), None)?;
         Ok(LocalCluster { stores, admin })
+    }
+
+    /// Has all stores run with these settings (TOML) when they start next.
+    pub fn configure(&mut self, settings: &str) -> Result<()> {
+        for store in &mut self.stores {
+            let path = store.dir.join("store.toml");
+            fs::write(&path, settings).with_context(|| format!("cannot write {}", path.display()))?;
+            store.config = Some(path);
+        }
+        Ok(())
     }
 
     pub fn admin(&self) -> &Admin {
@@ -204,6 +217,9 @@ impl LocalStore {
         command.arg("--cert").arg(certs.join(STORE_CERT_FILE)).arg("--key").arg(certs.join(STORE_KEY_FILE));
         if let Some(join) = &self.join {
             command.arg("--join").arg(join);
+        }
+        if let Some(config) = &self.config {
+            command.arg("--config").arg(config);
         }
         let log_too = log.try_clone().context("cannot share the log file")?;
         command.stdin(Stdio::null()).stdout(log).stderr(log_too).kill_on_drop(true);

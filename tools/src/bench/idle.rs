@@ -38,6 +38,8 @@ const POLL: Duration = Duration::from_millis(50);
 const PROBE_PAUSE: Duration = Duration::from_millis(20);
 /// A cluster that nobody has used yet has fewer regions: the system's, and those between which the key spaces of clients begin.
 const FRESH_REGIONS_MAX: u64 = 16;
+/// For a cluster that does not sleep to have done with what was asked of it.
+const SETTLE: Duration = Duration::from_secs(10);
 /// How long the cluster may take to come to rest where nothing is measured.
 const REST_MAX: Duration = Duration::from_secs(300);
 
@@ -49,6 +51,9 @@ pub struct Args {
     /// What to measure, separated by commas; the regions are always made if they are not there
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Phase::ALL)]
     phases: Vec<Phase>,
+    /// Let no region sleep, and measure creation and idling only: what the same regions cost awake
+    #[arg(long, conflicts_with = "phases")]
+    awake: bool,
     /// Seconds that a phase may take beyond what it is told to last
     #[arg(long, default_value_t = 1_200, value_parser = clap::value_parser!(u64).range(1..))]
     limit: u64,
@@ -171,6 +176,9 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     let temporary = tempfile::tempdir().context("cannot make a temporary folder")?;
     let dir = args.keep.clone().unwrap_or_else(|| temporary.path().to_owned());
     let mut cluster = LocalCluster::prepare(&dir, 3, None)?;
+    if args.awake {
+        cluster.configure("[raft]\nsleep_ticks = 0\n")?;
+    }
     let (mut lines, mut failures) = (Vec::new(), Vec::new());
     let measured = tokio::select! {
         measured = measure(&args, &mut cluster, &mut lines, &mut failures) => measured,
@@ -200,7 +208,7 @@ async fn measure(
     lines: &mut Vec<Line>,
     failures: &mut Vec<Failure>,
 ) -> Result<()> {
-    let mut phases = args.phases.clone();
+    let mut phases = if args.awake { vec![Phase::Create, Phase::Idle] } else { args.phases.clone() };
     phases.sort_unstable();
     phases.dedup();
     let limit = Duration::from_secs(args.limit);
@@ -359,6 +367,10 @@ impl Bench<'_> {
 
     /// Waits until all peers sleep, or as long as that may take: some may not sleep for a reason of their own.
     async fn wait_until_asleep(&mut self) -> Result<()> {
+        if self.args.awake {
+            sleep(SETTLE).await;
+            return Ok(());
+        }
         let wanted = self.total * self.ids.len() as u64;
         let dormant =
             move |statuses: &[OwnStatus]| statuses.iter().map(|status| status.dormant).sum::<u64>().min(wanted);
@@ -390,10 +402,10 @@ impl Bench<'_> {
     }
 
     /// All regions with their leaders, once each has one.
-    async fn regions(&self) -> Result<Vec<RegionInfo>> {
+    async fn regions(&self, admin: &Admin) -> Result<Vec<RegionInfo>> {
         loop {
             let all = ScanRegionsRequest { with_system: true, ..ScanRegionsRequest::default() };
-            let regions = self.admin.regions(all).await?;
+            let regions = admin.regions(all).await?;
             if regions.len() as u64 >= self.total && regions.iter().all(|info| info.leader.is_some()) {
                 return Ok(regions);
             }

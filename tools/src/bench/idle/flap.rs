@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Result;
+use flotilla_client::Admin;
 use tokio::time::{Instant, sleep};
 
 use super::{Bench, say, watch};
@@ -17,6 +18,9 @@ const EVERY: Duration = Duration::from_secs(2);
 /// What a cut causes shows itself within this time: elections take a second or two, and a report to the placement driver much less.
 const AFTERMATH: Duration = Duration::from_secs(5);
 
+/// For the placement driver to answer.
+const ANSWER: Duration = Duration::from_secs(30);
+
 /// (region → (leader's store, its term))
 type Leads = BTreeMap<u64, (u64, u64)>;
 
@@ -24,9 +28,12 @@ pub async fn measure(bench: &mut Bench<'_>) -> Result<Vec<Line>> {
     let links = Links::of(bench.cluster)?;
     let place = bench.leads_most().await?;
     let (store_id, address) = (bench.ids[place], bench.cluster.stores[place].address.clone());
+    // A store that is cut off may still believe that the placement driver runs there, and tell what was.
+    let others = bench.cluster.endpoints().into_iter().filter(|other| *other != address).collect();
+    let admin = Admin::new(others, ANSWER, None)?;
 
     say(&format!("cutting off the store at {address} for {} ms every {} s", CUT.as_millis(), EVERY.as_secs()));
-    let before = leads(bench).await?;
+    let before = leads(bench, &admin).await?;
     let begun = Instant::now();
     let time = Duration::from_secs(bench.args.flap);
     let progress = Progress::new("seconds of flapping", time.as_secs());
@@ -39,17 +46,17 @@ pub async fn measure(bench: &mut Bench<'_>) -> Result<Vec<Line>> {
     }
     progress.finish();
     sleep(AFTERMATH).await;
-    let flapped = Change::of(&before, &leads(bench).await?, store_id);
+    let flapped = Change::of(&before, &leads(bench, &admin).await?, store_id);
 
-    let before = leads(bench).await?;
+    let before = leads(bench, &admin).await?;
     say(&format!("cutting off the store at {address} for {} s", bench.args.away));
     let cut = links.cut(place)?;
     watch("seconds away", Duration::from_secs(bench.args.away)).await;
-    let gone = leads(bench).await?;
+    let gone = leads(bench, &admin).await?;
     drop(cut);
     sleep(AFTERMATH).await;
     bench.wait_until_led().await?;
-    let back = leads(bench).await?;
+    let back = leads(bench, &admin).await?;
     // What it led has other leaders while it is away; nothing may change when it comes back.
     let left = Change::of(&before, &gone, store_id);
     let returned = Change::of(&gone, &back, 0);
@@ -63,8 +70,8 @@ pub async fn measure(bench: &mut Bench<'_>) -> Result<Vec<Line>> {
     ])
 }
 
-async fn leads(bench: &Bench<'_>) -> Result<Leads> {
-    let regions = bench.regions().await?;
+async fn leads(bench: &Bench<'_>, admin: &Admin) -> Result<Leads> {
+    let regions = bench.regions(admin).await?;
     let lead = |info: flotilla_proto::placement::RegionInfo| {
         let id = info.region.as_ref().map_or(0, |region| region.id);
         (id, (info.leader.map_or(0, |leader| leader.store_id), info.leader_term))

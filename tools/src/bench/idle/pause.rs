@@ -43,6 +43,13 @@ struct Key {
     register: Register,
 }
 
+/// A store that goes on.
+struct Elsewhere {
+    store_id: u64,
+    address: String,
+    direct: Direct,
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Counts {
     /// Answers of the store to reads that came while it was stopped.
@@ -121,7 +128,8 @@ async fn round(bench: &Bench<'_>, keys: &[Arc<Key>], pause: Duration) -> Result<
     let mut writers = JoinSet::new();
     let mut at = Vec::new();
     for place in others {
-        at.push((bench.ids[place], Arc::new(Direct::to(&bench.cluster.stores[place].address, 1).await?)));
+        let address = bench.cluster.stores[place].address.clone();
+        at.push(Arc::new(Elsewhere { store_id: bench.ids[place], direct: Direct::to(&address, 1).await?, address }));
     }
     for (key, _) in &routes {
         let (key, admin, at) = (Arc::clone(key), Arc::clone(&admin), at.clone());
@@ -171,17 +179,33 @@ async fn victim(bench: &Bench<'_>, keys: &[Arc<Key>], deadline: Instant) -> Resu
 }
 
 /// Writes the next value of a key at whichever other store leads its region by now.
-async fn write_elsewhere(admin: &Admin, at: &[(u64, Arc<Direct>)], key: &Key, deadline: Instant) -> Result<()> {
+async fn write_elsewhere(admin: &Admin, at: &[Arc<Elsewhere>], key: &Key, deadline: Instant) -> Result<()> {
     let value = key.register.send().least() + 1;
     loop {
-        let route = admin.locate(&key.name).await.ok().and_then(|info| Route::of(&info));
-        let elsewhere = route.and_then(|route| Some((route, at.iter().find(|(id, _)| *id == route.store_id)?)));
-        if let Some((route, (_, direct))) = elsewhere
-            && write(direct, key, route, value).await?
+        let info = admin.locate(&key.name).await.ok();
+        let route = info.as_ref().and_then(Route::of);
+        let elsewhere =
+            route.and_then(|route| Some((route, at.iter().find(|other| other.store_id == route.store_id)?)));
+        if let Some((route, other)) = elsewhere
+            && write(&other.direct, key, route, value).await?
         {
             return Ok(());
         }
-        ensure!(Instant::now() < deadline, "no other store takes the place of the one that is stopped");
+        if Instant::now() > deadline {
+            let region_id = info.and_then(|info| info.region).map_or(0, |region| region.id);
+            let mut told = Vec::new();
+            for other in at {
+                told.push(match admin.explain_region(&other.address, region_id).await {
+                    Ok(Some(peer)) => {
+                        let (term, leader) = (peer.term, peer.leader.map_or(0, |leader| leader.store_id));
+                        format!("store {}: term {term}, leader's store {leader}: {}", other.store_id, peer.why)
+                    }
+                    Ok(None) => format!("store {}: no peer", other.store_id),
+                    Err(error) => error.to_string(),
+                });
+            }
+            bail!("nobody takes the place of the stopped store in region {region_id}: {}", told.join("; "));
+        }
         sleep(PROBE_PAUSE).await;
     }
 }
@@ -235,7 +259,12 @@ impl Reads {
             match answer {
                 Answer::Served(_) => counts.served += 1,
                 Answer::Refused(_) => counts.refused += 1,
-                Answer::Unanswered(_) => counts.unanswered += 1,
+                Answer::Unanswered(_) => {
+                    if counts.unanswered == 0 {
+                        say(&format!("a read without an answer: {told}"));
+                    }
+                    counts.unanswered += 1;
+                }
             }
             match verdict {
                 Some(Verdict::Stale) => counts.stale += 1,
