@@ -203,11 +203,18 @@ impl<S: Storage, O: Observer> RawNode<S, O> {
         self.step_local(Message { kind: MessageType::Hup, ..Message::default() });
     }
 
-    /// On a leader that saw no ticks for a while: begins anew to wait for answers, with heartbeats that ask for them.
-    pub fn resume(&mut self) {
+    /// After a time without ticks: begins anew to wait, on a leader for answers.
+    pub fn restart_clock(&mut self) {
         self.raft.election_elapsed = 0;
         self.raft.heartbeat_elapsed = 0;
-        self.send_heartbeats();
+    }
+
+    /// On a peer that does not lead: waits for another election timeout, as a follower, and lets others campaign.
+    pub fn stand_back(&mut self) {
+        if self.raft.role != Role::Leader {
+            let (term, leader) = (self.raft.term, self.raft.leader);
+            self.raft.become_follower(term, leader);
+        }
     }
 
     /// On a leader: sends heartbeats now. They do not wait for the next ones any less.

@@ -72,6 +72,10 @@ pub(crate) struct Peer<L: LogReader> {
     pub raft: RawNode<PeerStorage<L>>,
     /// The group has seen all ticks up to this one.
     pub tick: u64,
+    /// The group's clock runs, as of the end of the last visit.
+    clock_runs: bool,
+    /// Removed from the group, and to be told so until this tick: what says so may be lost.
+    untold: Vec<(store::Peer, u64)>,
     /// The wheel has an entry for this tick; 0: none.
     pub armed: u64,
     /// A leader's message came, or this peer asked whether it is still a member or still has that leader, at this tick.
@@ -82,8 +86,8 @@ pub(crate) struct Peer<L: LogReader> {
     pub waits_for_split_until: u64,
     /// In the worker's list of touched groups.
     pub dirty: bool,
-    /// As last counted: it is a candidate.
-    pub campaigns: bool,
+    /// As of the end of the last visit.
+    campaigns: bool,
     pub requests: Requests,
     pub durability: Durability,
     /// Messages to step when the applier has come to an index. In index order.
@@ -153,6 +157,8 @@ impl<L: LogReader> Peer<L> {
             me,
             raft,
             tick,
+            clock_runs: false,
+            untold: Vec::new(),
             armed: 0,
             quiet_since: tick,
             fortification: Fortification::default(),
@@ -198,28 +204,37 @@ impl<L: LogReader> Peer<L> {
     }
 
     fn asks_at(&self, settings: &Settings, promises: &Promises) -> u64 {
-        let election = u64::from(settings.election_ticks);
         if self.dormancy.dormant {
             return u64::MAX;
         }
-        let patience = if self.is_alive() && !self.raft.is_leader() && self.is_bound(promises) {
-            election
-        } else if self.asks_when_quiet() {
-            election * u64::from(ASK_AFTER_ELECTIONS)
+        let bound = self.is_alive() && !self.raft.is_leader() && self.is_bound(promises);
+        if bound || self.asks_when_quiet() { self.quiet_since.saturating_add(patience(settings)) } else { u64::MAX }
+    }
+
+    /// Ends a visit. Gives the tick at which this peer wants to be visited again; `u64::MAX`: only when something happens.
+    pub fn leave(&mut self, settings: &Settings, promises: &Promises, busy: &mut Busy) -> u64 {
+        let runs = self.has_ticks(settings, promises);
+        if runs && !self.clock_runs {
+            self.raft.restart_clock();
+        }
+        self.uncount_busy(busy);
+        self.clock_runs = runs;
+        self.campaigns = matches!(self.raft.role(), raft::Role::Candidate | raft::Role::PreCandidate);
+        busy.restless += usize::from(self.clock_runs);
+        busy.campaigns += usize::from(self.campaigns);
+        let group = if self.clock_runs {
+            self.tick.saturating_add(self.raft.ticks_until_due())
         } else {
-            return u64::MAX;
+            self.sleeps_at(settings)
         };
-        self.quiet_since.saturating_add(patience)
+        let tells = if self.has_untold() { self.tick + u64::from(settings.heartbeat_ticks) } else { u64::MAX };
+        group.min(tells).min(self.asks_at(settings, promises)).min(self.reads_due())
     }
 
-    /// The tick at which this peer wants to be visited; `u64::MAX`: only when something happens.
-    pub fn due(&self, settings: &Settings, promises: &Promises) -> u64 {
-        let group = if self.has_ticks(promises) { self.raft.ticks_until_due() } else { u64::MAX };
-        self.tick.saturating_add(group).min(self.asks_at(settings, promises)).min(self.reads_due())
-    }
-
-    fn has_ticks(&self, promises: &Promises) -> bool {
-        !self.dormancy.dormant && !self.is_frozen(promises)
+    /// Whether the group's own clock runs. It does not where the support between stores watches over the group: then neither heartbeats nor
+    /// elections are due.
+    fn has_ticks(&self, settings: &Settings, promises: &Promises) -> bool {
+        !self.dormancy.dormant && !self.is_frozen(promises) && !self.rests(settings, promises)
     }
 
     /// If it has heard of no leader for long: asks the one it is bound to whether it still leads, or all that it knows whether this is still a
@@ -242,6 +257,26 @@ impl<L: LogReader> Peer<L> {
             };
             round.send(to.store_id, question);
         }
+    }
+
+    /// Tells a peer that it is no member any more, and again for as long as its store may support this one although messages are lost. If the
+    /// support ends, it campaigns, and is told then.
+    pub fn tell_removed_for_sure(&mut self, to: store::Peer, settings: &Settings, round: &mut Round) {
+        self.tell_removed(to, round);
+        self.untold.push((to, self.tick + patience(settings)));
+    }
+
+    /// See [`Peer::tell_removed_for_sure`].
+    pub fn tell_removed_again(&mut self, round: &mut Round) {
+        self.untold.retain(|(_, until)| self.tick < *until);
+        for (to, _) in &self.untold {
+            self.tell_removed(*to, round);
+        }
+    }
+
+    /// Whether removed peers may not know it yet.
+    pub fn has_untold(&self) -> bool {
+        !self.untold.is_empty()
     }
 
     /// Tells a peer that it is no member any more.
@@ -276,14 +311,26 @@ impl<L: LogReader> Peer<L> {
         }
     }
 
-    /// Lets the group see all ticks up to `tick`, unless nothing must come of them.
-    pub fn catch_up(&mut self, tick: u64, promises: &Promises) {
-        if tick > self.tick {
-            if self.has_ticks(promises) {
-                self.raft.advance_ticks(tick - self.tick);
-            }
-            self.tick = tick;
+    /// Lets the group see all ticks up to `tick`, unless its clock stood still since the last visit.
+    ///
+    /// Unless `may_campaign`, a peer whose time has come to campaign waits for another timeout; if it campaigns already, it stands back for others.
+    pub fn catch_up(&mut self, tick: u64, may_campaign: bool) {
+        let ticks = tick.saturating_sub(self.tick);
+        self.tick = tick;
+        if ticks == 0 || !self.clock_runs {
+            return;
         }
+        if may_campaign || self.raft.is_leader() || self.raft.ticks_until_due() > ticks {
+            self.raft.advance_ticks(ticks);
+        } else {
+            self.raft.stand_back();
+        }
+    }
+
+    /// Takes this peer out of what [`Peer::leave`] has counted.
+    pub fn uncount_busy(&mut self, busy: &mut Busy) {
+        busy.restless -= usize::from(std::mem::take(&mut self.clock_runs));
+        busy.campaigns -= usize::from(std::mem::take(&mut self.campaigns));
     }
 
     /// Notes that a message came from a peer.
@@ -405,6 +452,20 @@ impl<L: LogReader> Peer<L> {
         let down = self.region.peers.iter().filter(|peer| self.is_down(peer.id, settings)).map(|peer| peer.id);
         (self.pending_peers(), down.collect())
     }
+}
+
+/// How many peers of a worker have work of their own.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Busy {
+    /// Those that campaign.
+    pub campaigns: usize,
+    /// Those whose group's clock runs.
+    pub restless: usize,
+}
+
+/// Ticks of silence after which a peer whose clock does not run asks.
+pub(crate) fn patience(settings: &Settings) -> u64 {
+    u64::from(settings.election_ticks * ASK_AFTER_ELECTIONS)
 }
 
 /// Whether a voter must not go when it has applied its own removal. The one that stays may not know yet that the removal is committed: it
