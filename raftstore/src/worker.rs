@@ -228,7 +228,7 @@ impl<L: LogReader> Worker<L> {
                 self.round.promises.former_over = true;
                 self.spread(News::PromisesOver, 0);
                 // Where somebody leads, the leader is faster.
-                self.spread(News::Elect { all: false }, u64::from(self.settings.election_ticks) / 2);
+                self.spread(News::Elect { all: false }, u64::from(self.settings.election_ticks));
             }
             Event::ReportAll => self.spread(News::ReportAll, 0),
             Event::Drain => self.spread(News::Drain, 0),
@@ -385,7 +385,7 @@ impl<L: LogReader> Worker<L> {
         let Some((peer, settings, round)) = self.peer(region_id) else { return };
         match what {
             News::SupportEnded { store_id, id } => peer.support_ended(store_id, id, settings),
-            News::StoreReturned { .. } => peer.wake(Wake::StoreReturned),
+            News::StoreReturned { store_id } => peer.store_returned(store_id, round),
             News::PromisesOver => peer.promises_over(&round.promises),
             News::Elect { all } => peer.elect_after_start(all, &round.promises),
             News::ReportAll => peer.report_if_leader(settings, round),
