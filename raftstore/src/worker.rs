@@ -60,6 +60,9 @@ enum News {
 /// Peers in a slice.
 const SWEEP_SLICE: usize = 512;
 
+/// How long the next slice of a sweep waits for the work of those before.
+const SWEEP_PATIENCE_TICKS: u64 = 4;
+
 /// Groups that share a log batch and frames at most: enough to share them well, and few enough that nothing waits long.
 const ROUND_REGIONS_MAX: usize = 2_048;
 
@@ -346,7 +349,7 @@ impl<L: LogReader> Worker<L> {
         let wakes = !matches!(what, News::PromisesOver | News::ReportAll);
         let limits = &self.settings.limits;
         let busy = self.busy.campaigns >= limits.campaigns_max || self.busy.restless >= limits.restless_max;
-        if wakes && busy && self.tick < since + u64::from(self.settings.election_ticks) {
+        if wakes && busy && self.tick < since + SWEEP_PATIENCE_TICKS {
             self.sweeps[place].at = self.tick + 1;
             return;
         }
