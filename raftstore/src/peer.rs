@@ -90,10 +90,19 @@ pub(crate) struct Peer<L: LogReader> {
     pub role: KnownRole,
     /// Peers that spoke to us and are not in the region as we know it: where to answer. Bounded.
     strangers: Vec<store::Peer>,
-    /// When each other peer was last heard from. Kept on leaders.
-    heard: Vec<(u64, u64)>,
+    /// Kept on leaders.
+    heard: Vec<Heard>,
     /// Pending and down peers as last reported.
     reported: (Vec<u64>, Vec<u64>),
+}
+
+/// What a leader has heard of a peer.
+struct Heard {
+    peer_id: u64,
+    /// When it was last heard from, or began to be watched.
+    tick: u64,
+    /// It was heard from since this peer leads.
+    answers: bool,
 }
 
 const STRANGERS_MAX: usize = 8;
@@ -273,10 +282,8 @@ impl<L: LogReader> Peer<L> {
     pub fn hear(&mut self, from: store::Peer) {
         if self.region.peers.iter().any(|peer| peer.id == from.id) {
             if self.raft.is_leader() {
-                match self.heard.iter_mut().find(|(id, _)| *id == from.id) {
-                    Some((_, tick)) => *tick = self.tick,
-                    None => self.heard.push((from.id, self.tick)),
-                }
+                self.heard.retain(|heard| heard.peer_id != from.id);
+                self.heard.push(Heard { peer_id: from.id, tick: self.tick, answers: true });
             }
         } else if !self.strangers.contains(&from) {
             self.strangers.retain(|peer| peer.id != from.id);
@@ -291,8 +298,14 @@ impl<L: LogReader> Peer<L> {
         if self.dormancy.dormant {
             return false; // It was not when it was last looked at.
         }
-        let heard = self.heard.iter().find(|(id, _)| *id == peer_id).map_or(0, |(_, tick)| *tick);
+        let heard = self.heard.iter().find(|heard| heard.peer_id == peer_id).map_or(0, |heard| heard.tick);
         peer_id != self.me.id && (self.tick - heard.min(self.tick)) * settings.tick_ms > DOWN_AFTER_MS
+    }
+
+    /// Whether a peer was heard from since this one leads, and not too long ago.
+    pub fn answers(&self, peer_id: u64, settings: &Settings) -> bool {
+        let answers = || self.heard.iter().any(|heard| heard.peer_id == peer_id && heard.answers);
+        peer_id == self.me.id || (answers() && !self.is_down(peer_id, settings))
     }
 
     /// Puts a message on its way: to another store, or, if it carries a snapshot, to those who stream them.
@@ -327,18 +340,25 @@ impl<L: LogReader> Peer<L> {
             self.me = *me;
         }
         self.strangers.retain(|stranger| !region.peers.iter().any(|peer| peer.id == stranger.id));
-        self.heard.retain(|(id, _)| region.peers.iter().any(|peer| peer.id == *id));
+        self.heard.retain(|heard| region.peers.iter().any(|peer| peer.id == heard.peer_id));
         for peer in &region.peers {
-            if !self.heard.iter().any(|(id, _)| *id == peer.id) {
-                self.heard.push((peer.id, self.tick));
+            if !self.heard.iter().any(|heard| heard.peer_id == peer.id) {
+                self.heard.push(Heard { peer_id: peer.id, tick: self.tick, answers: false });
             }
         }
         self.region = Arc::new(region);
     }
 
-    /// Starts to watch who is heard from: this peer has become leader.
+    /// This peer has become leader: nobody has answered it yet.
+    pub fn forget_answers(&mut self) {
+        self.heard.clear();
+    }
+
+    /// Starts to watch who is heard from.
     pub fn watch_peers(&mut self) {
-        self.heard = self.region.peers.iter().map(|peer| (peer.id, self.tick)).collect();
+        let answers = |id: u64| self.heard.iter().any(|heard| heard.peer_id == id && heard.answers);
+        let heard = |peer: &store::Peer| Heard { peer_id: peer.id, tick: self.tick, answers: answers(peer.id) };
+        self.heard = self.region.peers.iter().map(heard).collect();
     }
 
     fn pending_peers(&self) -> Vec<u64> {
@@ -369,6 +389,16 @@ impl<L: LogReader> Peer<L> {
     fn ailing(&self, settings: &Settings) -> (Vec<u64>, Vec<u64>) {
         let down = self.region.peers.iter().filter(|peer| self.is_down(peer.id, settings)).map(|peer| peer.id);
         (self.pending_peers(), down.collect())
+    }
+}
+
+impl<L: LogReader> Peer<L> {
+    /// Whether this peer, which has applied its own removal, must stay although `from` says that it is no member. A learner knows of the
+    /// removal from this peer itself, and nothing of what the voter that stays knows. An epoch of none comes from a store that was itself
+    /// removed, by that voter.
+    pub fn is_needed_despite(&self, from: store::Peer, epoch: store::Epoch) -> bool {
+        let voter = self.region.peers.iter().any(|peer| peer.id == from.id && peer.role() == PeerRole::Voter);
+        is_needed_after_removal(&self.me, &self.region) && !voter && epoch.conf_ver == self.epoch().conf_ver
     }
 }
 

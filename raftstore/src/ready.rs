@@ -338,6 +338,7 @@ impl<L: LogReader> Peer<L> {
         if role.is_leader {
             // What was asked as a follower is asked of the own quorum now.
             self.requests.unask_reads();
+            self.forget_answers();
             self.watch_peers();
         }
         let leader = self.leader();

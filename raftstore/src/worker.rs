@@ -389,7 +389,7 @@ impl<L: LogReader> Worker<L> {
         }
         let region_id = message.region_id;
         if message.tombstone {
-            return self.tombstone_notice(region_id, to, message.epoch.unwrap_or_default());
+            return self.tombstone_notice(region_id, from, to, message.epoch.unwrap_or_default());
         }
         if message.leads_no_more_in > 0 {
             if let Some((peer, _, _)) = self.peer(region_id)
@@ -525,11 +525,11 @@ impl<L: LogReader> Worker<L> {
         }
     }
 
-    fn tombstone_notice(&mut self, region_id: u64, to: store::Peer, epoch: store::Epoch) {
+    fn tombstone_notice(&mut self, region_id: u64, from: store::Peer, to: store::Peer, epoch: store::Epoch) {
         if let Some(peer) = self.peers.get_mut(&region_id)
             && peer.me.id == to.id
             && peer.is_initialized()
-            && (peer.epoch().conf_ver < epoch.conf_ver || !peer.is_member())
+            && (peer.epoch().conf_ver < epoch.conf_ver || (!peer.is_member() && !peer.is_needed_despite(from, epoch)))
         {
             peer.doom(to.id + 1, &mut self.round);
         }

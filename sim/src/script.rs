@@ -73,6 +73,13 @@ impl World {
         self.ask(Owner::Script, store, Request::Data { target, wishes });
     }
 
+    /// Sends a read to a store and does not wait.
+    pub fn send_get(&mut self, store: usize, region_id: u64, key: &[u8]) {
+        let target = Target { region_id, ..Target::default() };
+        let wishes = vec![(key.to_vec().into(), Wish::Get)];
+        self.ask(Owner::Script, store, Request::Data { target, wishes });
+    }
+
     fn insist(&mut self, key: &[u8], request: impl Fn(&Region) -> Request) -> Answer {
         let until = self.now_us + PATIENCE_MS * 1000;
         loop {
@@ -151,6 +158,24 @@ impl World {
         self.carry_out(key, &change(PeerChangeKind::AddLearner));
         self.carry_out(key, &change(PeerChangeKind::AddVoter));
         peer.id
+    }
+
+    /// Adds a learner on a store.
+    pub fn add_learner(&mut self, key: &[u8], store: usize) {
+        let peer = Peer { id: self.fresh_id(), store_id: self.stores[store].id, role: PeerRole::Learner as i32 };
+        let kind = PeerChangeKind::AddLearner as i32;
+        self.carry_out(key, &Command::ChangePeer(ChangePeer { epoch: None, kind, peer: Some(peer) }));
+    }
+
+    /// Asks for the removal of the peer on a store and does not wait.
+    pub fn send_removal(&mut self, key: &[u8], store: usize) {
+        let store_id = self.stores[store].id;
+        let (region, leader) = self.led(key).expect("somebody leads");
+        let peer = *region.peers.iter().find(|peer| peer.store_id == store_id).expect("a member is there");
+        let kind = PeerChangeKind::Remove as i32;
+        let command = Command::ChangePeer(ChangePeer { epoch: None, kind, peer: Some(peer) });
+        let target = Target { region_id: region.id, ..Target::default() };
+        self.ask(Owner::Script, leader, Request::Command { target, command });
     }
 
     /// Removes the peer on a store.
