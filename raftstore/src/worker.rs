@@ -457,6 +457,31 @@ impl<L: LogReader> Worker<L> {
         if message.support > 0 && peer.raft.is_leader() && peer.raft.term() == term {
             peer.follower_bound(from.id, SupportId(message.support));
         }
+        #[cfg(feature = "seeded-bugs")]
+        if flotilla_raft::seeded::is(17) && kind == MessageType::HeartbeatResp {
+            self.credit_all_groups(from_store, message.support);
+        }
+    }
+
+    /// A deliberate bug: what one group's follower has answered counts for all groups that share the frame's way.
+    #[cfg(feature = "seeded-bugs")]
+    fn credit_all_groups(&mut self, store_id: u64, support: u64) {
+        let led = self.peers.values().filter(|peer| peer.raft.is_leader() && peer.is_alive());
+        let credited = led.filter_map(|peer| {
+            let from = peer.region.peers.iter().find(|other| other.store_id == store_id)?;
+            Some((peer.region.id, *from))
+        });
+        let credited: Vec<_> = credited.collect();
+        for (region_id, from) in credited {
+            let Some((peer, _, _)) = self.peer(region_id) else { continue };
+            let mut answer =
+                flotilla_raft::Message { kind: MessageType::HeartbeatResp, to: peer.me.id, ..Default::default() };
+            (answer.from, answer.term) = (from.id, peer.raft.term());
+            let _ = peer.raft.step_remote(answer);
+            if support > 0 {
+                peer.follower_bound(from.id, SupportId(support));
+            }
+        }
     }
 
     /// Whether there is a peer to take a message for `to`; one is made if the message may do that.

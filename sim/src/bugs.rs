@@ -7,7 +7,7 @@ use flotilla_raft::seeded;
 use crate::{Knobs, campaign, group};
 
 /// A deliberate bug: its number in the list of faults to be immune to, and what it is.
-pub const BUGS: [(u32, &str); 26] = [
+pub const BUGS: [(u32, &str); 27] = [
     (1, "entries are acknowledged before they are durable"),
     (2, "a vote is sent before it is durable"),
     (3, "a new leader appends no entry of its own"),
@@ -24,6 +24,7 @@ pub const BUGS: [(u32, &str); 26] = [
     (14, "support is counted from the arrival of the answer, not from the question"),
     (15, "a lease is not withdrawn when the lead is handed over"),
     (16, "a lease is held against a clock that is read once per turn of the worker"),
+    (17, "an answer of one group counts for all groups that share its way"),
     (18, "a lease never ends"),
     (19, "a snapshot's range is cleared before the snapshot is marked"),
     (20, "a snapshot leaves the old members in force"),
@@ -31,7 +32,7 @@ pub const BUGS: [(u32, &str); 26] = [
     (22, "a split's child is written before the parent shrinks"),
     (24, "a proposal that is still in the log is refused for certain"),
     (26, "a bound follower votes"),
-    (27, "a store that has started votes at once"),
+    (27, "a store that has started does not wait its old promises out"),
     (28, "a lease lasts over a split"),
     (29, "a lease begins before an entry of the own term is applied"),
 ];

@@ -63,6 +63,8 @@ pub(crate) struct Laws {
     entries: Map<(u64, u64, u64), (u64, Option<u64>)>,
     /// (region, index) → digest of the data after it.
     applied: Map<(u64, u64), u64>,
+    /// region → the highest index that was applied anywhere: more than that nobody was ever told of.
+    told: Map<u64, u64>,
     /// (region, version, conf_ver) → digest of the region.
     regions: BTreeMap<(u64, u64, u64), u64>,
     /// (store, region) → term and vote as they became durable.
@@ -419,6 +421,8 @@ impl World {
                 continue;
             }
             let hash = self.laws.note_applied(disk, &region, applied.index)?;
+            let told = self.laws.told.entry(region_id).or_default();
+            *told = applied.index.max(*told);
             self.trace.note(&[41, store as u64, region_id, applied.index, hash]);
             if apply_state(newest, region_id).index != applied.index {
                 return Err(format!("the apply state is written with the data: region {region_id}"));
@@ -443,6 +447,18 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// A leader serves a read under its lease: others can have acknowledged, and shown to readers, only what is applied there.
+    pub(crate) fn check_lease_read(&mut self, store: usize, region_id: u64) {
+        let here = apply_state(self.stores[store].disk.borrow().newest(), region_id).index;
+        let told = self.laws.told.get(&region_id).copied().unwrap_or_default();
+        if here < told && !self.stores[store].tampered {
+            self.broken(format!(
+                "a read under a lease finds all that anybody was told: region {region_id} on store {} at {here}, told was {told}",
+                store + 1
+            ));
+        }
     }
 
     /// A client is about to be told that its write was applied.
