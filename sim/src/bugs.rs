@@ -40,6 +40,9 @@ pub const BUGS: [(u32, &str); 27] = [
 /// What stores do not use yet is broken in single groups of the core.
 const IN_GROUPS: [u32; 1] = [6];
 
+/// How long a world is looked at.
+const RUN_MS: u64 = 60_000;
+
 /// Where a bug was found.
 #[derive(Clone, Debug)]
 pub struct Found {
@@ -69,15 +72,20 @@ fn find_in_groups(mut seeds: Range<u64>) -> Option<Found> {
 
 fn find_in_worlds(seeds: Range<u64>, threads: usize) -> Option<Found> {
     let mut found: Option<Found> = None;
-    campaign::run_all(seeds, threads, Knobs::random, |knobs, outcome| {
-        if let Some(law) = outcome.broken {
-            let earlier = found.as_ref().is_some_and(|found| found.seed < knobs.seed);
-            if !earlier {
-                found = Some(Found { in_groups: false, seed: knobs.seed, law });
+    campaign::run_all(
+        seeds,
+        threads,
+        |seed| Knobs { run_ms: RUN_MS, ..Knobs::random(seed) },
+        |knobs, outcome| {
+            if let Some(law) = outcome.broken {
+                let earlier = found.as_ref().is_some_and(|found| found.seed < knobs.seed);
+                if !earlier {
+                    found = Some(Found { in_groups: false, seed: knobs.seed, law });
+                }
             }
-        }
-        found.is_none()
-    });
+            found.is_none()
+        },
+    );
     found
 }
 

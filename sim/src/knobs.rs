@@ -330,7 +330,7 @@ impl Knobs {
     /// Faults that look where it hurts. From a stream of their own: they came later.
     fn aim(&mut self) {
         let mut rng = Rng::new(self.seed ^ 0x6169_6d65_6421);
-        self.lane_cut_every_ms = rng.pick(&[0, 0, 0, 2_000]);
+        self.lane_cut_every_ms = rng.pick(&[0, 0, 600, 3_000]);
         self.stuck_every_ms = rng.pick(&[0, 0, 1_000, 3_000]);
         self.orphan_every_ms = rng.pick(&[0, 0, 0, 3_000]);
         self.ambush_every_ms = rng.pick(&[0, 0, 500, 2_000]);

@@ -45,6 +45,7 @@ struct Seen {
     is_leader: bool,
     commit: u64,
     stable: u64,
+    dormant: bool,
     region: Arc<Region>,
 }
 
@@ -92,6 +93,11 @@ impl Laws {
         self.tombstones.retain(|(of, _), _| *of != store);
     }
 
+    /// The highest index of a region that was applied anywhere.
+    pub fn told(&self, region_id: u64) -> u64 {
+        self.told.get(&region_id).copied().unwrap_or_default()
+    }
+
     /// Looks at one peer after its worker's turn.
     fn look(
         &mut self,
@@ -104,8 +110,8 @@ impl Laws {
         let at = |law: &str| format!("{law}: peer {} of region {region_id} on store {}", view.peer_id, store + 1);
         let old = self.seen.get(&(store, region_id)).filter(|old| old.peer_id == view.peer_id);
         if let Some(old) = old
-            && (old.term, old.is_leader, old.commit, old.stable)
-                == (view.term, view.is_leader, view.commit, view.stable)
+            && (old.term, old.is_leader, old.commit, old.stable, old.dormant)
+                == (view.term, view.is_leader, view.commit, view.stable, view.dormant)
             && old.region.epoch == view.region.epoch
         {
             return Ok(());
@@ -170,8 +176,18 @@ impl Laws {
             Some(old) if old.region.epoch == view.region.epoch => old.region.clone(),
             _ => Arc::new(view.region.clone()),
         };
-        let PeerView { peer_id, term, is_leader, commit, stable, .. } = *view;
-        self.seen.insert((store, region_id), Seen { peer_id, term, is_leader, commit, stable, region });
+        if view.dormant && view.alive {
+            // A peer that sleeps since its start knows of no leader.
+            let all_known = view.commit == view.last || (!leads && view.leader_id == 0);
+            if !all_known || (leads && (view.applied != view.last || view.stable != view.last)) {
+                return Err(at(&format!(
+                    "who sleeps has left nothing undone: commit {} of {}",
+                    view.commit, view.last
+                )));
+            }
+        }
+        let PeerView { peer_id, term, is_leader, commit, stable, dormant, .. } = *view;
+        self.seen.insert((store, region_id), Seen { peer_id, term, is_leader, commit, stable, dormant, region });
         Ok(())
     }
 
@@ -452,7 +468,7 @@ impl World {
     /// A leader serves a read under its lease: others can have acknowledged, and shown to readers, only what is applied there.
     pub(crate) fn check_lease_read(&mut self, store: usize, region_id: u64) {
         let here = apply_state(self.stores[store].disk.borrow().newest(), region_id).index;
-        let told = self.laws.told.get(&region_id).copied().unwrap_or_default();
+        let told = self.laws.told(region_id);
         if here < told && !self.stores[store].tampered {
             self.broken(format!(
                 "a read under a lease finds all that anybody was told: region {region_id} on store {} at {here}, told was {told}",
