@@ -182,6 +182,7 @@ mod log;
 mod memory;
 mod message;
 mod observer;
+mod quiescent;
 pub mod quorum;
 mod raft;
 mod raw_node;
@@ -203,6 +204,7 @@ pub use message::{
     is_local_target,
 };
 pub use observer::{Level, Observer};
+pub use quiescent::Quiescent;
 pub use raft::{Proposed, Role};
 pub use raw_node::{RawNode, Ready, SnapshotStatus, SoftState};
 pub use read_only::ReadState;

@@ -93,24 +93,28 @@ impl Ready {
 /// [`forget_leader`](RawNode::forget_leader), `report_…`. Output: [`ready`](RawNode::ready), acknowledged by
 /// [`advance`](RawNode::advance) or by stepping responses. The rest are getters.
 pub struct RawNode<S: Storage, O: Observer = ()> {
-    raft: Raft<S, O>,
+    pub(crate) raft: Raft<S, O>,
     last_soft_state: SoftState,
     last_hard_state: HardState,
     /// What acknowledges the last [`Ready`] to the group itself, besides that it is applied. Empty with asynchronous
     /// storage writes.
-    steps_on_advance: Vec<Message>,
+    pub(crate) steps_on_advance: Vec<Message>,
 }
 
 impl<S: Storage, O: Observer> RawNode<S, O> {
     /// Starts a peer from what its storage has.
     pub fn new(config: Config, storage: S, observer: O) -> Result<RawNode<S, O>, ConfigError> {
-        let raft = Raft::new(config, storage, observer)?;
-        Ok(RawNode {
+        Ok(RawNode::of(Raft::new(config, storage, observer)?))
+    }
+
+    /// A group of which the driver knows all.
+    pub(crate) fn of(raft: Raft<S, O>) -> RawNode<S, O> {
+        RawNode {
             last_soft_state: raft.soft_state(),
             last_hard_state: raft.hard_state(),
             steps_on_advance: Vec::new(),
             raft,
-        })
+        }
     }
 
     /// Counts one tick: time for elections, heartbeats, checks.

@@ -97,6 +97,12 @@ impl ReadOnly {
         self.asked.as_ref().map_or(0, |asked| asked.position())
     }
 
+    /// Counts further requests from here on.
+    pub fn count_from(&mut self, position: u64) {
+        assert_eq!(self.len(), 0, "requests that wait have their numbers");
+        self.asked = (position > 0).then(|| Box::new(Asked { confirmed: position, ..Asked::default() }));
+    }
+
     /// The context of a heartbeat that confirms all waiting requests; empty if there are none.
     pub fn heartbeat_context(&self) -> Bytes {
         if self.waiting() == 0 {

@@ -3,7 +3,7 @@
 //! Entries, the applied index and any change of a region's metadata that they bring go into one atomic batch. What an entry does depends on
 //! nothing but the entry and the applied state, so every replica does the same.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use flotilla_proto::{
@@ -32,7 +32,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq)]
 pub struct CreatedPeer {
     /// Its region.
-    pub region: Region,
+    pub region: Arc<Region>,
     /// Its id.
     pub peer_id: u64,
     /// The parent's leader is here: the child should campaign at once.
@@ -43,20 +43,20 @@ pub struct CreatedPeer {
 #[derive(Debug)]
 pub enum ApplyTask {
     /// Take a peer over: at start, or after a split on another worker.
-    Open { region: Region, peer_id: u64, applied: ApplyState },
+    Open { region: Arc<Region>, peer_id: u64, applied: ApplyState },
     /// Apply committed entries; `requests` says who waits for which index.
     Entries { region_id: u64, entries: Vec<Entry>, requests: Vec<(u64, Vec<RequestId>)> },
     /// Put a received snapshot in the place of what the peer had. No log write of the peer may be under way.
     Install { install: Box<Install> },
     /// Remove the peer and all its data. No log write of the peer may be under way.
-    Destroy { region: Region, min_peer_id: u64 },
+    Destroy { region: Arc<Region>, min_peer_id: u64 },
 }
 
 /// A received snapshot.
 #[derive(Clone, Debug)]
 pub struct Install {
     /// The region as of the snapshot.
-    pub region: Region,
+    pub region: Arc<Region>,
     /// The peer here.
     pub peer_id: u64,
     /// Where the data lies.
@@ -86,17 +86,17 @@ pub struct Applied {
 #[derive(Clone, Debug)]
 pub enum Change {
     /// Its members changed.
-    Conf { change: ConfChangeV2, region: Region },
+    Conf { change: ConfChangeV2, region: Arc<Region> },
     /// It was split; `children` are those that came into being on this store.
-    Split { region: Region, children: Vec<CreatedPeer> },
+    Split { region: Arc<Region>, children: Vec<CreatedPeer> },
     /// A snapshot is in place.
-    Installed { region: Region },
+    Installed { region: Arc<Region> },
     /// The peer and its data are gone.
     Destroyed,
 }
 
 struct AppliedPeer {
-    region: Region,
+    region: Arc<Region>,
     peer_id: u64,
     /// Invariant: never goes back; equals the `ApplyState` on disk or in the batch being gathered.
     applied: ApplyState,
@@ -230,14 +230,15 @@ impl Applier {
         // A split may have given this peer its range without the worker having opened it here.
         let stored = || normal_region(disk, region_id);
         let old = self.peers.get(&region_id).map(|peer| peer.region.clone()).or_else(stored);
+        let old = old.as_deref();
         #[cfg(feature = "seeded-bugs")]
         if flotilla_raft::seeded::is(19) {
-            let (start, end) = union(&install.region, old.as_ref());
+            let (start, end) = union(&install.region, old);
             let space = install.region.space();
             disk.clear(&data_key(space, &start), &data_end_key(space, &end));
         }
-        begin_install(disk, &install, old.as_ref());
-        finish_install(disk, &install.region, install.peer_id, &install.applied, &install.dir, old.as_ref());
+        begin_install(disk, &install, old);
+        finish_install(disk, &install.region, install.peer_id, &install.applied, &install.dir, old);
         let applied = install.applied;
         self.peers.insert(region_id, AppliedPeer { region: install.region.clone(), peer_id: install.peer_id, applied });
         Applied {
@@ -249,14 +250,14 @@ impl Applier {
         }
     }
 
-    fn destroy<D: ApplyDisk>(&mut self, disk: &mut D, region: Region, min_peer_id: u64) -> Applied {
+    fn destroy<D: ApplyDisk>(&mut self, disk: &mut D, region: Arc<Region>, min_peer_id: u64) -> Applied {
         // The worker may not have heard yet of a split that was applied here: its children's data must stay. Nor of a split by which this
         // peer got its range: that must go.
         let normal = normal_region(disk, region.id);
         let region = self.peers.remove(&region.id).map(|peer| peer.region).or(normal).unwrap_or(region);
         let state = PeerState {
             status: PeerStatus::Tombstone as i32,
-            region: Some(region.clone()),
+            region: Some((*region).clone()),
             min_peer_id,
             clearing: true,
             ..PeerState::default()
@@ -276,10 +277,10 @@ impl Applier {
 }
 
 /// The region of a peer that is in order, as the disk has it.
-fn normal_region<D: ApplyDisk>(disk: &D, region_id: u64) -> Option<Region> {
+fn normal_region<D: ApplyDisk>(disk: &D, region_id: u64) -> Option<Arc<Region>> {
     let state = PeerState::decode(disk.get(Cf::Raft, &peer_state_key(region_id))?);
     let state = state.expect("a peer state on the own disk can be read");
-    if state.status() == PeerStatus::Normal { state.region } else { None }
+    if state.status() == PeerStatus::Normal { state.region.map(shared) } else { None }
 }
 
 /// Clears the data of a tombstone that says it still has some. Repeatable: done again after a restart.
@@ -301,7 +302,7 @@ fn begin_install<D: ApplyDisk>(disk: &mut D, install: &Install, old: Option<&Reg
     let (clear_start_key, clear_end_key) = union(region, old);
     let state = PeerState {
         status: PeerStatus::Installing as i32,
-        region: Some(region.clone()),
+        region: Some((**region).clone()),
         peer_id: install.peer_id,
         snapshot_dir: install.dir.clone(),
         clear_start_key,
@@ -406,7 +407,7 @@ impl<D: ApplyDisk> Round<'_, D> {
     fn writes(&mut self, command: store::Command) -> Vec<OpResult> {
         // A split in between may have given the keys away; the proposer did not know. Definitely not applied.
         if command.epoch.unwrap_or_default().version != self.epoch().version {
-            let refused = refusal::epoch_not_match(vec![self.peer.region.clone()]);
+            let refused = refusal::epoch_not_match(vec![(*self.peer.region).clone()]);
             return command.writes.iter().map(|_| Err(refused.clone())).collect();
         }
         command.writes.into_iter().map(|write| Ok(Response::Written(self.write(write)))).collect()
@@ -475,10 +476,10 @@ impl<D: ApplyDisk> Round<'_, D> {
     fn split(&mut self, epoch: store::Epoch, split: Split) -> OpResult {
         let current = self.epoch();
         if epoch != current {
-            return Err(refusal::epoch_not_match(vec![self.peer.region.clone()]));
+            return Err(refusal::epoch_not_match(vec![(*self.peer.region).clone()]));
         }
         check_split(&self.peer.region, &split)?;
-        let mut parent = self.peer.region.clone();
+        let mut parent = (*self.peer.region).clone();
         let parent_end = std::mem::replace(&mut parent.end_key, split.children[0].start_key.clone());
         parent.epoch = Some(store::Epoch { version: current.version + split.children.len() as u64, ..current });
         let mut regions = vec![parent.clone()];
@@ -501,19 +502,16 @@ impl<D: ApplyDisk> Round<'_, D> {
                 let peer_id = child.peer_ids[own];
                 if self.may_create(region.id, peer_id) {
                     put_initial_states(self.batch, &region, peer_id);
-                    created.push(CreatedPeer { region: region.clone(), peer_id, campaign: false });
+                    created.push(CreatedPeer { region: shared(region.clone()), peer_id, campaign: false });
                 }
             }
             regions.push(region);
         }
+        let parent = shared(parent);
+        let batch = &mut *self.batch;
         #[cfg(feature = "seeded-bugs")]
-        if flotilla_raft::seeded::is(22) {
-            self.late.put_message(Cf::Raft, peer_state_key(parent.id), &normal_state(&parent, self.peer.peer_id));
-            self.peer.region = parent.clone();
-            self.changes.push(Change::Split { region: parent, children: created });
-            return Ok(Response::Commanded(regions));
-        }
-        self.batch.put_message(Cf::Raft, peer_state_key(parent.id), &normal_state(&parent, self.peer.peer_id));
+        let batch = if flotilla_raft::seeded::is(22) { &mut *self.late } else { batch };
+        batch.put_message(Cf::Raft, peer_state_key(parent.id), &normal_state(&parent, self.peer.peer_id));
         self.peer.region = parent.clone();
         self.changes.push(Change::Split { region: parent, children: created });
         Ok(Response::Commanded(regions))
@@ -534,14 +532,23 @@ impl<D: ApplyDisk> Round<'_, D> {
             ChangePeer::decode(change.context.clone()).expect("a membership entry of the own log holds its request");
         let current = self.epoch();
         if request.epoch.unwrap_or_default().conf_ver != current.conf_ver {
-            return Err(refusal::epoch_not_match(vec![self.peer.region.clone()]));
+            return Err(refusal::epoch_not_match(vec![(*self.peer.region).clone()]));
         }
-        let region = changed_region(&self.peer.region, &request)?;
+        let region = shared(changed_region(&self.peer.region, &request)?);
         self.batch.put_message(Cf::Raft, peer_state_key(region.id), &normal_state(&region, self.peer.peer_id));
         self.peer.region = region.clone();
         self.changes.push(Change::Conf { change: change.clone(), region: region.clone() });
-        Ok(Response::Commanded(vec![region]))
+        Ok(Response::Commanded(vec![(*region).clone()]))
     }
+}
+
+/// A region to be kept: all that know of it share it. What it was read from, perhaps a large message, is not kept with it.
+pub fn shared(mut region: Region) -> Arc<Region> {
+    let keys = Bytes::from([&region.start_key[..], &region.end_key[..]].concat());
+    region.end_key = keys.slice(region.start_key.len()..);
+    region.start_key = keys.slice(..region.start_key.len());
+    region.peers.shrink_to_fit();
+    Arc::new(region)
 }
 
 fn data_cf(number: u32) -> Cf {

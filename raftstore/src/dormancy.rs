@@ -13,7 +13,7 @@
 //! **After a start** peers are dormant and know of no leader. They are awakened by their leader, if another store has one; by a request; and
 //! otherwise in a paced sweep, in which of each region one favourite campaigns.
 
-use flotilla_proto::store::{self, PeerRole, RaftMessage};
+use flotilla_proto::store::{self, PeerRole, RaftMessage, Region};
 use flotilla_raft::{self as raft, Message, MessageType, ProgressState};
 
 use crate::{Settings, disk::LogReader, lease::Promises, peer::Peer, round::Round, wire};
@@ -68,10 +68,19 @@ pub(crate) struct Dormancy {
     woken_by: Option<Wake>,
 }
 
+impl Dormancy {
+    /// Of a peer that was counted as dormant.
+    pub fn asleep(tick: u64) -> Dormancy {
+        Dormancy { dormant: true, busy_at: tick, counted: true, woken_by: None }
+    }
+}
+
 impl<L: LogReader> Peer<L> {
-    /// Notes that the group is in use. A dormant peer wakes up.
+    /// A dormant peer wakes up. Unless it is in use, it may sleep again as soon as all is well.
     pub fn wake(&mut self, why: Wake) {
-        self.dormancy.busy_at = self.tick;
+        if why == Wake::Request {
+            self.dormancy.busy_at = self.tick;
+        }
         if !self.dormancy.dormant {
             return;
         }
@@ -105,9 +114,11 @@ impl<L: LogReader> Peer<L> {
         self.count_sleep(counts);
     }
 
-    /// A request came: whoever knows of no leader campaigns.
-    pub fn wake_for_request(&mut self, promises: &Promises) {
-        let lost = self.dormancy.dormant && self.raft.leader_id() == raft::NONE;
+    /// A request came: whoever knows of no leader since the start, or has not been told yet that its leader's support is over, campaigns. What is
+    /// asked for comes before what nobody asks for.
+    pub fn wake_for_request(&mut self, settings: &Settings, promises: &Promises) {
+        let lost =
+            self.give_up_leader(settings, promises) || self.dormancy.dormant && self.raft.leader_id() == raft::NONE;
         self.wake(Wake::Request);
         if lost && !self.is_frozen(promises) && self.raft.is_promotable() {
             self.raft.campaign();
@@ -120,7 +131,7 @@ impl<L: LogReader> Peer<L> {
         if settings.sleep_ticks == 0 || idle < u64::from(settings.sleep_ticks) || self.dormancy.dormant {
             return;
         }
-        if self.why_awake(settings).is_some() {
+        if self.why_awake(settings, &round.promises).is_some() {
             return;
         }
         self.dormancy.dormant = true;
@@ -132,7 +143,7 @@ impl<L: LogReader> Peer<L> {
     }
 
     /// Why a leader cannot sleep, even if nobody wants anything of it; `None`: it can.
-    pub fn why_awake(&self, settings: &Settings) -> Option<&'static str> {
+    pub fn why_awake(&self, settings: &Settings, promises: &Promises) -> Option<&'static str> {
         let last = self.raft.last_index();
         if !self.raft.is_leader() || !self.is_alive() {
             return Some("it does not lead");
@@ -146,9 +157,12 @@ impl<L: LogReader> Peer<L> {
         if self.raft.storage().applied().index != last || self.raft.stable_index() != last {
             return Some("not all of its log is durable and applied");
         }
+        // A store that does not ask for support is gone, or as good as gone. Its return wakes the group.
+        let gone =
+            |id| self.peer_of(id).is_some_and(|peer| !promises.supports(peer.store_id)) || self.is_down(id, settings);
         let behind = self.raft.progress().any(|(id, progress)| {
             let caught_up = progress.state == ProgressState::Replicate && progress.match_index == last;
-            id != self.me.id && !(caught_up && self.is_bound_to_me(id)) && !self.is_down(id, settings)
+            id != self.me.id && !(caught_up && self.is_bound_to_me(id)) && !gone(id)
         });
         behind.then_some("a member lags, or is not bound to it")
     }
@@ -206,15 +220,10 @@ impl<L: LogReader> Peer<L> {
             self.wake(Wake::Start);
         }
     }
+}
 
-    /// Whether the return of a store to this one is of importance to a dormant leader.
-    pub fn is_dormant_leader_with(&self, store_id: u64) -> bool {
-        let member = || self.region.peers.iter().any(|peer| peer.store_id == store_id);
-        self.dormancy.dormant && self.raft.is_leader() && member()
-    }
-
-    /// Whether this peer may begin its life asleep.
-    pub fn sleeps_from_start(&self) -> bool {
-        self.is_member() && self.me.role() == PeerRole::Voter && self.region.peers.len() > 1
-    }
+/// Whether a peer may begin its life asleep.
+pub(crate) fn sleeps_from_start(region: &Region, peer_id: u64) -> bool {
+    let me = region.peers.iter().find(|peer| peer.id == peer_id);
+    me.is_some_and(|me| me.role() == PeerRole::Voter) && region.peers.len() > 1
 }

@@ -159,13 +159,13 @@ impl Promises {
 }
 
 /// What a peer has to do with leases. A leader has followers, all others may have a binding.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Fortification {
     pub binding: Option<Binding>,
     /// Requests for votes that wait.
     votes: Vec<Message>,
     /// The tick at which the leader was last heard.
-    heard_at: u64,
+    pub heard_at: u64,
     /// Under which support of their stores the other peers are bound.
     followers: Vec<(u64, SupportId)>,
     /// Counts the changes of `followers`.
@@ -178,6 +178,18 @@ pub(crate) struct Fortification {
     published: Option<(u64, u64, u64, u64)>,
     /// Of the published lease.
     progress: Option<Arc<Progress>>,
+}
+
+impl Fortification {
+    /// Of a peer that may be bound, and has heard its leader at this tick.
+    pub fn of_follower(binding: Option<Binding>, heard_at: u64) -> Fortification {
+        Fortification { binding, heard_at, ..Fortification::default() }
+    }
+
+    /// Whether requests for votes wait.
+    pub fn holds_votes(&self) -> bool {
+        !self.votes.is_empty()
+    }
 }
 
 impl<L: LogReader> Peer<L> {
@@ -281,6 +293,17 @@ impl<L: LogReader> Peer<L> {
         self.answer_held_votes();
         if silent && self.raft.leader_id() == raft::NONE && self.is_favourite(store_id) {
             self.raft.campaign();
+        }
+    }
+
+    /// If the support that this peer is bound under is over, and nobody has told it yet: as [`Peer::support_ended`]. Whether nobody leads now.
+    pub fn give_up_leader(&mut self, settings: &Settings, promises: &Promises) -> bool {
+        match self.fortification.binding {
+            Some(binding) if !self.raft.is_leader() && !promises.holds(&binding) => {
+                self.support_ended(binding.store_id, binding.id, settings);
+                self.raft.leader_id() == raft::NONE && self.raft.role() == Role::Follower
+            }
+            _ => false,
         }
     }
 

@@ -22,6 +22,7 @@ pub mod limits;
 mod peer;
 pub mod ranges;
 mod ready;
+mod record;
 pub mod recover;
 pub mod refusal;
 mod requests;

@@ -44,6 +44,11 @@ pub const PENDING_LAG_ENTRIES: u64 = 1_000;
 /// A learner may be promoted when it lags by no more entries than this.
 pub const PROMOTE_LAG_ENTRIES: u64 = 200;
 
+/// A removed member is told so again after this time. Usually the first notice does it.
+pub const NOTICE_EVERY_MS: u64 = 1_000;
+/// And so many times in all.
+pub const NOTICES: u32 = 10;
+
 /// A peer that the leader has not heard from for this long counts as down.
 pub const DOWN_AFTER_MS: u64 = 10_000;
 
@@ -52,6 +57,10 @@ pub const ASK_AFTER_ELECTIONS: u32 = 4;
 
 /// A follower that was not told a read index for so many of its leader's heartbeats asks again: question or answer may be lost.
 pub const READ_AGAIN_HEARTBEATS: u64 = 3;
+
+/// How long the leader of a region that a split has just made waits for the split to be applied on the other members' stores, before it sends
+/// them snapshots. A store that lags would not be faster with those: its applier has to put them in place, too.
+pub const SPLIT_PATIENCE_MS: u64 = 10_000;
 
 /// Children of one split: a split is one log entry and one atomic batch.
 pub const SPLIT_CHILDREN_MAX: usize = 256;

@@ -6,7 +6,7 @@ use flotilla_proto::{
     placement::RegionReport,
     store::{self, PeerRole, RaftMessage, Region},
 };
-use flotilla_raft::{self as raft, ConfState, Message, MessageType, ProgressState, RawNode};
+use flotilla_raft::{self as raft, ConfState, Message, MessageType, ProgressState, Quiescent, RawNode, SnapshotStatus};
 
 use crate::{
     Settings,
@@ -15,7 +15,10 @@ use crate::{
     dormancy::Dormancy,
     event::{BatchId, Effect},
     lease::{Fortification, Promises},
-    limits::{ASK_AFTER_ELECTIONS, DOWN_AFTER_MS, INFLIGHT_BYTES_MAX, PENDING_LAG_ENTRIES, UNCOMMITTED_BYTES_MAX},
+    limits::{
+        ASK_AFTER_ELECTIONS, DOWN_AFTER_MS, FIRST_LOG_INDEX, INFLIGHT_BYTES_MAX, NOTICE_EVERY_MS, NOTICES,
+        PENDING_LAG_ENTRIES, SPLIT_PATIENCE_MS, UNCOMMITTED_BYTES_MAX,
+    },
     requests::Requests,
     round::Round,
     storage::{Initial, PeerStorage},
@@ -75,8 +78,12 @@ pub(crate) struct Peer<L: LogReader> {
     pub quiet_since: u64,
     pub fortification: Fortification,
     pub dormancy: Dormancy,
+    /// Until this tick, the split that made this peer is expected to make those on the other stores, too, and sooner than a snapshot could.
+    pub waits_for_split_until: u64,
     /// In the worker's list of touched groups.
     pub dirty: bool,
+    /// As last counted: it is a candidate.
+    pub campaigns: bool,
     pub requests: Requests,
     pub durability: Durability,
     /// Messages to step when the applier has come to an index. In index order.
@@ -92,8 +99,10 @@ pub(crate) struct Peer<L: LogReader> {
     strangers: Vec<store::Peer>,
     /// Kept on leaders.
     heard: Vec<Heard>,
+    /// Members that were removed when this peer led, and may not know: each with the tick of the next notice, and how many are left.
+    parted: Vec<(store::Peer, u64, u32)>,
     /// Pending and down peers as last reported.
-    reported: (Vec<u64>, Vec<u64>),
+    pub reported: Reported,
 }
 
 /// What a leader has heard of a peer.
@@ -105,18 +114,22 @@ struct Heard {
     answers: bool,
 }
 
+/// Pending and down peers.
+pub(crate) type Reported = (Vec<u64>, Vec<u64>);
+
 const STRANGERS_MAX: usize = 8;
 
 impl<L: LogReader> Peer<L> {
+    /// `group`: what there was of its group before it became a record.
     pub fn new(
         settings: &Settings,
-        region: Region,
+        region: Arc<Region>,
         me: store::Peer,
         initial: Initial,
+        group: Option<&Quiescent>,
         reader: L,
         tick: u64,
     ) -> Peer<L> {
-        let vote = (initial.hard_state.term, initial.hard_state.vote);
         let config = raft::Config {
             id: me.id,
             election_tick: settings.election_ticks,
@@ -136,14 +149,18 @@ impl<L: LogReader> Peer<L> {
             disable_conf_change_validation: false,
             step_down_on_removal: true,
             ids_are_unique: true,
-            seed: settings.seed ^ me.id.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+            seed: settings.seed ^ me.id.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ tick.rotate_right(16),
         };
-        let term = initial.hard_state.term;
         let storage = PeerStorage::new(region.id, reader, initial, settings.limits.cache_bytes_max);
-        let raft =
-            RawNode::new(config, storage, ()).expect("the settings and what recovery has checked make a valid group");
+        let raft = match group {
+            Some(group) => RawNode::from_quiescent(config, storage, (), group),
+            None => RawNode::new(config, storage, ()),
+        };
+        let raft = raft.expect("the settings and what recovery has checked make a valid group");
+        let role = KnownRole { term: raft.term(), leader_id: raft.leader_id(), is_leader: raft.is_leader() };
+        let vote = (raft.term(), raft.vote());
         Peer {
-            region: Arc::new(region),
+            region,
             me,
             raft,
             tick,
@@ -151,7 +168,9 @@ impl<L: LogReader> Peer<L> {
             quiet_since: tick,
             fortification: Fortification::default(),
             dormancy: Dormancy::default(),
+            waits_for_split_until: 0,
             dirty: false,
+            campaigns: false,
             requests: Requests::default(),
             durability: Durability { vote, ..Durability::default() },
             applying: VecDeque::new(),
@@ -159,9 +178,10 @@ impl<L: LogReader> Peer<L> {
             installing: None,
             held: VecDeque::new(),
             fate: Fate::Alive,
-            role: KnownRole { term, ..KnownRole::default() },
+            role,
             strangers: Vec::new(),
             heard: Vec::new(),
+            parted: Vec::new(),
             reported: Default::default(),
         }
     }
@@ -207,7 +227,11 @@ impl<L: LogReader> Peer<L> {
     /// The tick at which this peer wants to be visited; `u64::MAX`: only when something happens.
     pub fn due(&self, settings: &Settings, promises: &Promises) -> u64 {
         let group = if self.has_ticks(promises) { self.raft.ticks_until_due() } else { u64::MAX };
-        self.tick.saturating_add(group).min(self.asks_at(settings, promises)).min(self.reads_due())
+        self.tick
+            .saturating_add(group)
+            .min(self.asks_at(settings, promises))
+            .min(self.reads_due())
+            .min(self.notices_due())
     }
 
     fn has_ticks(&self, promises: &Promises) -> bool {
@@ -234,6 +258,36 @@ impl<L: LogReader> Peer<L> {
             };
             round.send(to.store_id, question);
         }
+    }
+
+    /// Tells a member that was just removed, and goes on for a while: if it sleeps, bound to the leader, it asks nobody.
+    pub fn part_with(&mut self, peer: store::Peer, settings: &Settings, round: &mut Round) {
+        self.tell_removed(peer, round);
+        self.parted.push((peer, self.tick + NOTICE_EVERY_MS / settings.tick_ms, NOTICES));
+    }
+
+    fn notices_due(&self) -> u64 {
+        self.parted.iter().map(|(_, at, _)| *at).min().unwrap_or(u64::MAX)
+    }
+
+    /// Whether nobody is to be told of a removal any more.
+    pub fn has_parted(&self) -> bool {
+        self.parted.is_empty()
+    }
+
+    /// Repeats the notices that are due.
+    pub fn repeat_notices(&mut self, settings: &Settings, round: &mut Round) {
+        if self.tick < self.notices_due() {
+            return;
+        }
+        let mut parted = std::mem::take(&mut self.parted);
+        for (peer, at, left) in parted.iter_mut().filter(|(_, at, _)| *at <= self.tick) {
+            self.tell_removed(*peer, round);
+            *at = self.tick + NOTICE_EVERY_MS / settings.tick_ms;
+            *left -= 1;
+        }
+        parted.retain(|(_, _, left)| *left > 0);
+        self.parted = parted;
     }
 
     /// Tells a peer that it is no member any more.
@@ -304,8 +358,17 @@ impl<L: LogReader> Peer<L> {
 
     /// Whether a peer was heard from since this one leads, and not too long ago.
     pub fn answers(&self, peer_id: u64, settings: &Settings) -> bool {
-        let answers = || self.heard.iter().any(|heard| heard.peer_id == peer_id && heard.answers);
-        peer_id == self.me.id || (answers() && !self.is_down(peer_id, settings))
+        let heard = || self.heard.iter().any(|heard| heard.peer_id == peer_id && heard.answers);
+        peer_id == self.me.id || ((heard() || self.is_bound_to_me(peer_id)) && !self.is_down(peer_id, settings))
+    }
+
+    /// A split has just made this peer.
+    pub fn wait_for_split(&mut self, settings: &Settings) {
+        self.waits_for_split_until = self.tick + SPLIT_PATIENCE_MS / settings.tick_ms;
+    }
+
+    fn waits_for_split(&self) -> bool {
+        self.tick < self.waits_for_split_until && self.raft.storage().truncated().index == FIRST_LOG_INDEX
     }
 
     /// Puts a message on its way: to another store, or, if it carries a snapshot, to those who stream them.
@@ -314,6 +377,10 @@ impl<L: LogReader> Peer<L> {
             return; // A peer that is long gone, or that never told its store.
         };
         let is_snapshot = message.kind == MessageType::Snap;
+        if is_snapshot && self.waits_for_split() {
+            // Entries are tried again with the next heartbeat.
+            return self.raft.report_snapshot(message.to, SnapshotStatus::Finish);
+        }
         if message.kind == MessageType::TimeoutNow {
             self.let_go();
         }
@@ -335,7 +402,7 @@ impl<L: LogReader> Peer<L> {
     }
 
     /// Takes the region as a change has left it.
-    pub fn set_region(&mut self, region: Region) {
+    pub fn set_region(&mut self, region: Arc<Region>) {
         if let Some(me) = region.peers.iter().find(|peer| peer.id == self.me.id) {
             self.me = *me;
         }
@@ -346,7 +413,7 @@ impl<L: LogReader> Peer<L> {
                 self.heard.push(Heard { peer_id: peer.id, tick: self.tick, answers: false });
             }
         }
-        self.region = Arc::new(region);
+        self.region = region;
     }
 
     /// This peer has become leader: nobody has answered it yet.
@@ -386,7 +453,7 @@ impl<L: LogReader> Peer<L> {
         self.ailing(settings) != self.reported
     }
 
-    fn ailing(&self, settings: &Settings) -> (Vec<u64>, Vec<u64>) {
+    fn ailing(&self, settings: &Settings) -> Reported {
         let down = self.region.peers.iter().filter(|peer| self.is_down(peer.id, settings)).map(|peer| peer.id);
         (self.pending_peers(), down.collect())
     }

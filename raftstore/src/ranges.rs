@@ -4,7 +4,10 @@
 //! what became of the ranges. So two live regions can never hold the same key on a store, whatever order splits, snapshots and removals
 //! arrive in.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use flotilla_proto::store::{Region, Space};
@@ -21,34 +24,20 @@ pub struct Overlap {
     pub holder: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Range {
-    space: i32,
-    start: Bytes,
-    /// Empty: no bound.
-    end: Bytes,
-}
-
-impl Range {
-    fn of(region: &Region) -> Range {
-        Range { space: region.space, start: region.start_key.clone(), end: region.end_key.clone() }
-    }
-
-    fn overlaps(&self, other: &Range) -> bool {
-        let before = |end: &Bytes, start: &Bytes| !end.is_empty() && end <= start;
-        self.space == other.space && !before(&self.end, &other.start) && !before(&other.end, &self.start)
-    }
+fn overlap(one: &Region, other: &Region) -> bool {
+    let before = |end: &Bytes, start: &Bytes| !end.is_empty() && end <= start;
+    one.space == other.space && !before(&one.end_key, &other.start_key) && !before(&other.end_key, &one.start_key)
 }
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Ranges {
     /// Invariant: the ranges of different regions are disjoint.
-    held: HashMap<u64, Range>,
+    held: HashMap<u64, Arc<Region>>,
     /// The same by place, so that an overlap is found without visiting all.
     by_start: BTreeMap<(i32, Bytes), u64>,
     /// Ranges of snapshots on their way in. Invariant: disjoint from the ranges, held or reserved, of all other regions.
-    reserved: HashMap<u64, Range>,
+    reserved: HashMap<u64, Region>,
 }
 
 impl Ranges {
@@ -58,24 +47,22 @@ impl Ranges {
     }
 
     /// A region that is here at start, or came into being by a split.
-    pub fn hold(&mut self, region: &Region) {
-        let range = Range::of(region);
-        if let Some(holder) = self.conflict(region.id, &range) {
+    pub fn hold(&mut self, region: &Arc<Region>) {
+        if let Some(holder) = self.conflict(region) {
             panic!("ranges of live regions on a store are disjoint, but region {} overlaps region {holder}", region.id);
         }
-        self.replace(region.id, range);
+        self.replace(region);
     }
 
     /// Reserves the range of a snapshot, one at a time for a region: the end of the other would give up the range of both.
     pub fn reserve(&mut self, region: &Region) -> Result<(), Overlap> {
-        let range = Range::of(region);
         if self.reserved.contains_key(&region.id) {
             return Err(Overlap { wanted: region.id, holder: region.id });
         }
-        match self.conflict(region.id, &range) {
+        match self.conflict(region) {
             Some(holder) => Err(Overlap { wanted: region.id, holder }),
             None => {
-                self.reserved.insert(region.id, range);
+                self.reserved.insert(region.id, region.clone());
                 Ok(())
             }
         }
@@ -93,7 +80,7 @@ impl Ranges {
                 Change::Split { region, children } => {
                     // A snapshot of the undivided region may be under way. It is too old now, and must not stand in the children's way.
                     self.reserved.remove(&region.id);
-                    self.replace(region.id, Range::of(region));
+                    self.replace(region);
                     for child in children {
                         self.hold(&child.region);
                     }
@@ -114,8 +101,8 @@ impl Ranges {
     pub fn locate(&self, space: Space, key: &[u8]) -> Option<u64> {
         let space = space as i32;
         let (_, &id) = self.by_start.range(..=(space, Bytes::copy_from_slice(key))).next_back()?;
-        let range = &self.held[&id];
-        (range.space == space && (range.end.is_empty() || key < &range.end[..])).then_some(id)
+        let region = &self.held[&id];
+        (region.space == space && (region.end_key.is_empty() || key < &region.end_key[..])).then_some(id)
     }
 
     /// How many snapshots are on their way in.
@@ -124,30 +111,30 @@ impl Ranges {
     }
 
     fn remove(&mut self, region_id: u64) {
-        if let Some(range) = self.held.remove(&region_id) {
-            self.by_start.remove(&(range.space, range.start));
+        if let Some(region) = self.held.remove(&region_id) {
+            self.by_start.remove(&(region.space, region.start_key.clone()));
         }
     }
 
-    fn replace(&mut self, region_id: u64, range: Range) {
-        self.remove(region_id);
-        self.by_start.insert((range.space, range.start.clone()), region_id);
-        self.held.insert(region_id, range);
+    fn replace(&mut self, region: &Arc<Region>) {
+        self.remove(region.id);
+        self.by_start.insert((region.space, region.start_key.clone()), region.id);
+        self.held.insert(region.id, region.clone());
     }
 
-    fn conflict(&self, region_id: u64, range: &Range) -> Option<u64> {
-        let reserved = self.reserved.iter().find(|(id, other)| **id != region_id && other.overlaps(range));
+    fn conflict(&self, region: &Region) -> Option<u64> {
+        let other = |id: &u64| *id != region.id;
+        let reserved = self.reserved.iter().find(|(id, reserved)| other(id) && overlap(reserved, region));
         if let Some((&id, _)) = reserved {
             return Some(id);
         }
         // The last one that starts at or before the range, and all that start within it.
-        let from = (range.space, range.start.clone());
+        let from = (region.space, region.start_key.clone());
         let before = self.by_start.range(..=from.clone()).next_back();
-        let within = self
-            .by_start
-            .range(from..)
-            .take_while(|((space, start), _)| *space == range.space && (range.end.is_empty() || start < &range.end));
-        before.into_iter().chain(within).map(|(_, &id)| id).find(|id| *id != region_id && self.held[id].overlaps(range))
+        let ends_behind = |start: &Bytes| region.end_key.is_empty() || start < &region.end_key;
+        let within =
+            self.by_start.range(from..).take_while(|((space, start), _)| *space == region.space && ends_behind(start));
+        before.into_iter().chain(within).map(|(_, &id)| id).find(|id| other(id) && overlap(&self.held[id], region))
     }
 }
 
@@ -156,8 +143,8 @@ mod tests {
     use super::*;
     use crate::apply::CreatedPeer;
 
-    fn region(id: u64, start: &'static str, end: &'static str) -> Region {
-        Region { id, start_key: start.into(), end_key: end.into(), ..Default::default() }
+    fn region(id: u64, start: &'static str, end: &'static str) -> Arc<Region> {
+        Arc::new(Region { id, start_key: start.into(), end_key: end.into(), ..Default::default() })
     }
 
     #[test]

@@ -1,15 +1,17 @@
 //! Turning what the consensus core wants into work for the log writer, the applier and the network, and their answers back.
 
+use std::sync::Arc;
+
 use flotilla_proto::{
     disk::{Cf, hard_state_key, log_key, truncated_state_key},
-    store::{ApplyState, Peer as StorePeer, TruncatedState},
+    store::{ApplyState, Peer as StorePeer, Region, TruncatedState},
 };
 use flotilla_raft::{APPEND_THREAD, APPLY_THREAD, HardState, Message, MessageType, Ready};
 use prost::Message as _;
 
 use crate::{
     Settings,
-    apply::{Applied, ApplyTask, Change, Install},
+    apply::{Applied, ApplyTask, Change, Install, shared},
     disk::LogReader,
     dormancy::Wake,
     event::Effect,
@@ -67,7 +69,7 @@ impl<L: LogReader> Peer<L> {
                 self.received.take().expect("the core is offered a snapshot only with its data at hand");
             let hard_state = HardState { commit: metadata.index, ..self.raft.hard_state() };
             let install = Install {
-                region,
+                region: shared(region),
                 peer_id: self.me.id,
                 dir,
                 applied: ApplyState { index: metadata.index, term: metadata.term },
@@ -181,7 +183,7 @@ impl<L: LogReader> Peer<L> {
             && self.installing.is_none()
         {
             self.fate = Fate::Doomed { min_peer_id, told: true };
-            round.apply(ApplyTask::Destroy { region: (*self.region).clone(), min_peer_id });
+            round.apply(ApplyTask::Destroy { region: self.region.clone(), min_peer_id });
         }
     }
 
@@ -242,7 +244,7 @@ impl<L: LogReader> Peer<L> {
     fn members_changed(
         &mut self,
         change: &flotilla_raft::ConfChangeV2,
-        region: flotilla_proto::store::Region,
+        region: Arc<Region>,
         settings: &Settings,
         round: &mut Round,
     ) {
@@ -256,11 +258,12 @@ impl<L: LogReader> Peer<L> {
         let stays = |peer: &StorePeer| region.peers.iter().any(|other| other.id == peer.id);
         let removed: Vec<StorePeer> = self.region.peers.iter().filter(|peer| !stays(peer)).copied().collect();
         let me = self.me;
+        self.waits_for_split_until = 0;
         self.set_region(region);
         self.review_leader();
         if self.is_member() {
             if self.raft.is_leader() {
-                removed.into_iter().for_each(|peer| self.tell_removed(peer, round));
+                removed.into_iter().for_each(|peer| self.part_with(peer, settings, round));
             }
             self.report_if_leader(settings, round);
         } else if !is_needed_after_removal(&me, &self.region) {
@@ -268,7 +271,7 @@ impl<L: LogReader> Peer<L> {
         }
     }
 
-    fn installed(&mut self, region: flotilla_proto::store::Region, round: &mut Round) {
+    fn installed(&mut self, region: Arc<Region>, round: &mut Round) {
         let Some(Installing::Running(install, message)) = self.installing.take() else {
             panic!("the applier installs only what this peer asked for");
         };

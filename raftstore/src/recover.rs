@@ -1,6 +1,6 @@
 //! Finding the peers of a store after a start, from the records in the column family `raft`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use flotilla_proto::{
     disk::{StateKey, parse_state_key},
@@ -11,6 +11,7 @@ use flotilla_raft::HardState;
 use prost::Message as _;
 
 use crate::{
+    apply::shared,
     limits::{FIRST_LOG_INDEX, FIRST_LOG_TERM},
     wire,
 };
@@ -53,7 +54,7 @@ pub enum RecoverError {
 #[derive(Clone, Debug, PartialEq)]
 pub struct RecoveredPeer {
     /// Its region as applied.
-    pub region: Region,
+    pub region: Arc<Region>,
     /// Its id.
     pub peer_id: u64,
     /// Its term and vote.
@@ -164,7 +165,7 @@ impl Recovery {
                 PeerStatus::Installing => return Err(missing("installed snapshot")),
                 PeerStatus::Uninitialized => return Err(missing("status")),
                 PeerStatus::Normal => {
-                    let region = peer.region.ok_or(missing("range"))?;
+                    let region = shared(peer.region.ok_or(missing("range"))?);
                     let applied = records.apply.ok_or(missing("apply state"))?;
                     let truncated = records.truncated.ok_or(missing("truncated state"))?;
                     let last =

@@ -43,11 +43,13 @@ pub(crate) struct Initial {
     pub truncated: EntryId,
     pub last: EntryId,
     pub applied: EntryId,
+    /// Bytes of entries in the log, roughly; 0 if unknown.
+    pub log_bytes: u64,
 }
 
 impl<L: LogReader> PeerStorage<L> {
     pub fn new(region_id: u64, reader: L, initial: Initial, cache_bytes_max: usize) -> PeerStorage<L> {
-        let Initial { hard_state, conf_state, truncated, last, applied } = initial;
+        let Initial { hard_state, conf_state, truncated, last, applied, log_bytes } = initial;
         assert!(truncated.index <= applied.index, "only applied entries of region {region_id} are cut from its log");
         assert!(applied.index <= last.index, "only entries in the log of region {region_id} are applied");
         PeerStorage {
@@ -61,7 +63,7 @@ impl<L: LogReader> PeerStorage<L> {
             cache_bytes: 0,
             cache_bytes_max,
             applied,
-            log_bytes: 0,
+            log_bytes,
         }
     }
 

@@ -4,20 +4,24 @@
 //! and gathers what they want into one log batch, one frame per store and one list for the applier. Then wait for an event or for
 //! [`Worker::next_deadline`].
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use flotilla_proto::store::{self, RaftMessage, Region};
-use flotilla_raft::{HardState, MessageType, Ready, SnapshotStatus, StepError};
+use flotilla_raft::{HardState, MessageType, Ready, Role, SnapshotStatus, StepError};
 
 use crate::{
     Settings,
     apply::{Applied, ApplyTask, Change, CreatedPeer},
     disk::LogReader,
-    dormancy::{Counts, Wake},
+    dormancy::{Counts, Wake, sleeps_from_start},
     event::{Effect, Event},
     limits::{FIRST_LOG_INDEX, FIRST_LOG_TERM},
     peer::{Fate, Installing, Peer, conf_state, is_needed_after_removal},
-    recover::Recovered,
+    record::{Record, Slot},
+    recover::{Recovered, RecoveredPeer},
     refusal,
     round::Round,
     storage::{EntryId, Initial},
@@ -33,6 +37,8 @@ struct Sweep {
     next: u64,
     /// Not before this tick.
     at: u64,
+    /// The tick of the last slice.
+    since: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -54,6 +60,10 @@ enum News {
 /// Peers in a slice.
 const SWEEP_SLICE: usize = 512;
 
+/// Peers that campaign at the same time, beyond which no more are told to, unless those that do get nowhere. So the first ones are done
+/// soon, and what is asked for does not stand in line behind all others.
+const CAMPAIGNS_MAX: usize = 1_024;
+
 /// Groups that share a log batch and frames at most: enough to share them well, and few enough that nothing waits long.
 const ROUND_REGIONS_MAX: usize = 2_048;
 
@@ -61,13 +71,17 @@ const ROUND_REGIONS_MAX: usize = 2_048;
 pub struct Worker<L: LogReader> {
     settings: Settings,
     reader: L,
-    peers: BTreeMap<u64, Box<Peer<L>>>,
+    peers: BTreeMap<u64, Slot<L>>,
     /// Regions that were removed from this store: a peer needs at least this id to come back.
     tombstones: BTreeMap<u64, u64>,
     /// Terms and votes of peers that never learnt their range before a restart. They bind whoever takes their place.
     old_votes: BTreeMap<u64, HardState>,
     touched: Vec<u64>,
     sweeps: VecDeque<Sweep>,
+    /// Nothing was handled since the last slice of a sweep: what comes in goes first.
+    swept: bool,
+    /// Peers that campaign.
+    campaigns: usize,
     round: Round,
     wheel: Wheel,
     /// Ticks seen. Advances with the caller's clock, but not over a time in which this worker was not running.
@@ -91,6 +105,8 @@ impl<L: LogReader> Worker<L> {
             old_votes: recovered.old_votes,
             touched: Vec::new(),
             sweeps: VecDeque::new(),
+            swept: false,
+            campaigns: 0,
             round: Round::new(),
             wheel: Wheel::new(0),
             tick: 0,
@@ -99,46 +115,53 @@ impl<L: LogReader> Worker<L> {
             ready: Ready::default(),
         };
         for found in recovered.peers {
-            let me = *found.region.peers.iter().find(|peer| peer.id == found.peer_id).unwrap_or(&store::Peer {
-                id: found.peer_id,
-                store_id: worker.settings.store_id,
-                ..Default::default()
-            });
-            let initial = Initial {
-                hard_state: found.hard_state,
-                conf_state: conf_state(&found.region),
-                truncated: EntryId { index: found.truncated.index, term: found.truncated.term },
-                last: EntryId { index: found.last.index, term: found.last.term },
-                applied: EntryId { index: found.applied.index, term: found.applied.term },
-            };
-            let id = found.region.id;
-            worker.round.apply(ApplyTask::Open {
-                region: found.region.clone(),
-                peer_id: me.id,
-                applied: found.applied,
-            });
-            let peer = Peer::new(&worker.settings, found.region, me, initial, worker.reader.clone(), 0);
-            let mut peer = Box::new(peer);
-            if !peer.is_member() {
-                // The store stopped between the removal and the tombstone.
-                if !is_needed_after_removal(&me, &peer.region) {
-                    peer.doom(me.id + 1, &mut worker.round);
-                }
-            } else if peer.region.peers.len() == 1 {
-                // Nobody else can lead: no need to wait for the timeout.
-                peer.raft.campaign();
-            } else if worker.settings.sleep_ticks > 0 && peer.sleeps_from_start() {
-                peer.dormancy.dormant = true;
-            }
-            worker.peers.insert(id, peer);
-            worker.touch(id);
+            worker.open(found);
         }
         worker
+    }
+
+    fn open(&mut self, found: RecoveredPeer) {
+        let RecoveredPeer { region, peer_id, .. } = found;
+        let id = region.id;
+        let initial = Initial {
+            hard_state: found.hard_state,
+            conf_state: conf_state(&region),
+            truncated: EntryId { index: found.truncated.index, term: found.truncated.term },
+            last: EntryId { index: found.last.index, term: found.last.term },
+            applied: EntryId { index: found.applied.index, term: found.applied.term },
+            log_bytes: 0,
+        };
+        self.round.apply(ApplyTask::Open { region: region.clone(), peer_id, applied: found.applied });
+        let sleeps = self.settings.sleep_ticks > 0 && sleeps_from_start(&region, peer_id);
+        if sleeps && let Some(record) = Record::of_start(region.clone(), peer_id, &initial) {
+            self.round.counts.dormant += 1;
+            self.peers.insert(id, Slot::Record(Box::new(record)));
+            return;
+        }
+        let me = *region.peers.iter().find(|peer| peer.id == peer_id).unwrap_or(&store::Peer {
+            id: peer_id,
+            store_id: self.settings.store_id,
+            ..Default::default()
+        });
+        let mut peer = Peer::new(&self.settings, region, me, initial, None, self.reader.clone(), 0);
+        peer.dormancy.dormant = sleeps;
+        if !peer.is_member() {
+            // The store stopped between the removal and the tombstone.
+            if !is_needed_after_removal(&me, &peer.region) {
+                peer.doom(me.id + 1, &mut self.round);
+            }
+        } else if peer.region.peers.len() == 1 {
+            // Nobody else can lead: no need to wait for the timeout.
+            peer.raft.campaign();
+        }
+        self.peers.insert(id, Slot::Peer(Box::new(peer)));
+        self.peer(id);
     }
 
     /// Takes an event.
     pub fn handle(&mut self, now_ms: u64, event: Event) {
         self.advance_clock(now_ms);
+        self.swept = false;
         match event {
             Event::Tick => {}
             Event::Messages { from_store, messages } => {
@@ -147,22 +170,22 @@ impl<L: LogReader> Worker<L> {
                 }
             }
             Event::Write { id, target, write } => match self.peer(target.region_id) {
-                Some((peer, _, round)) => {
-                    peer.wake_for_request(&round.promises);
+                Some((peer, settings, round)) => {
+                    peer.wake_for_request(settings, &round.promises);
                     peer.take_write(id, &target, write, round);
                 }
                 None => self.round.respond(id, Err(refusal::region_not_found(target.region_id))),
             },
             Event::Read { id, target, leased_in } => match self.peer(target.region_id) {
-                Some((peer, _, round)) => {
-                    peer.wake_for_request(&round.promises);
+                Some((peer, settings, round)) => {
+                    peer.wake_for_request(settings, &round.promises);
                     peer.take_read(id, &target, leased_in, round);
                 }
                 None => self.round.respond(id, Err(refusal::region_not_found(target.region_id))),
             },
             Event::Command { id, target, command } => match self.peer(target.region_id) {
                 Some((peer, settings, round)) => {
-                    peer.wake_for_request(&round.promises);
+                    peer.wake_for_request(settings, &round.promises);
                     peer.take_command(id, &target, command, settings, round);
                 }
                 None => self.round.respond(id, Err(refusal::region_not_found(target.region_id))),
@@ -189,7 +212,9 @@ impl<L: LogReader> Worker<L> {
             Event::PeerCreated { created } => self.create_peer(created),
             Event::Unsent { store_id, regions } => {
                 for region_id in regions {
-                    if let Some((peer, _, _)) = self.peer(region_id)
+                    // Those that sleep have said nothing that anybody must know.
+                    if self.peers.get(&region_id).is_some_and(|slot| !slot.is_dormant())
+                        && let Some((peer, _, _)) = self.peer(region_id)
                         && let Some(to) =
                             peer.region.peers.iter().find(|peer| peer.store_id == store_id).map(|peer| peer.id)
                     {
@@ -220,7 +245,10 @@ impl<L: LogReader> Worker<L> {
             if let Some(effect) = self.round.poll() {
                 return Some(effect);
             }
-            self.sweep();
+            if !self.swept {
+                self.swept = true;
+                self.sweep();
+            }
             if self.touched.is_empty() {
                 self.round.close();
                 return self.round.poll();
@@ -234,13 +262,18 @@ impl<L: LogReader> Worker<L> {
     }
 
     fn flush(&mut self, region_id: u64) {
-        let Some(peer) = self.peers.get_mut(&region_id) else { return };
+        let Some(slot) = self.peers.get_mut(&region_id) else { return };
+        let Slot::Peer(peer) = slot else { return };
         peer.dirty = false;
         peer.flush(&self.settings, &mut self.ready, &mut self.next_context, &mut self.round);
         peer.count_sleep(&mut self.round.counts);
+        peer.count_campaign(&mut self.campaigns);
         let due = peer.due(&self.settings, &self.round.promises);
         if peer.is_alive() && due != u64::MAX && (peer.armed <= self.tick || due < peer.armed) {
             peer.armed = self.wheel.set(region_id, due);
+        }
+        if let Some(record) = peer.take_record(self.round.synced) {
+            *slot = Slot::Record(Box::new(record));
         }
     }
 
@@ -258,12 +291,12 @@ impl<L: LogReader> Worker<L> {
 
     /// Looks at the peers: for tests, the simulator's invariants and the status page.
     pub fn views(&self) -> impl Iterator<Item = PeerView<'_>> {
-        self.peers.values().map(|peer| peer.view())
+        self.peers.values().map(Slot::view)
     }
 
     /// Looks at one peer.
     pub fn view(&self, region_id: u64) -> Option<PeerView<'_>> {
-        self.peers.get(&region_id).map(|peer| peer.view())
+        self.peers.get(&region_id).map(Slot::view)
     }
 
     /// The regions that will act at the next poll: for the simulator's invariants.
@@ -273,41 +306,48 @@ impl<L: LogReader> Worker<L> {
 
     /// The term of an entry that a peer's log still holds: for the simulator's invariants.
     pub fn log_term(&self, region_id: u64, index: u64) -> Option<u64> {
-        self.peers.get(&region_id)?.raft.term_at(index)
+        match self.peers.get(&region_id)? {
+            Slot::Peer(peer) => peer.raft.term_at(index),
+            Slot::Record(record) => {
+                let make = || (**record).clone().into_peer(&self.settings, self.reader.clone(), self.tick);
+                make().raft.term_at(index)
+            }
+        }
     }
 
     /// Whether the group counts the same members as its region has: for the simulator's invariants.
     pub fn members_fit(&self, region_id: u64) -> bool {
-        self.peers.get(&region_id).is_none_or(|peer| {
+        self.peers.get(&region_id).is_none_or(|slot| {
+            let Slot::Peer(peer) = slot else { return true };
             !peer.is_initialized() || peer.raft.configuration().to_conf_state().equivalent(&conf_state(&peer.region))
         })
     }
 
-    fn touch(&mut self, region_id: u64) {
-        if let Some(peer) = self.peers.get_mut(&region_id)
-            && !peer.dirty
-        {
+    /// A peer that is about to be touched, with its clock set, and what it needs to act.
+    fn peer(&mut self, region_id: u64) -> Option<(&mut Peer<L>, &Settings, &mut Round)> {
+        let slot = self.peers.get_mut(&region_id)?;
+        let peer = slot.peer(&self.settings, &self.reader, self.tick);
+        if !peer.dirty {
             peer.dirty = true;
             self.touched.push(region_id);
         }
-    }
-
-    /// A peer that is about to be touched, with its clock set, and what it needs to act.
-    fn peer(&mut self, region_id: u64) -> Option<(&mut Peer<L>, &Settings, &mut Round)> {
-        self.touch(region_id);
-        let peer = self.peers.get_mut(&region_id)?;
         peer.catch_up(self.tick, &self.round.promises);
         Some((peer, &self.settings, &mut self.round))
     }
 
     fn spread(&mut self, what: News, after_ticks: u64) {
-        self.sweeps.push_back(Sweep { what, next: 0, at: self.tick + after_ticks });
+        self.sweeps.push_back(Sweep { what, next: 0, at: self.tick + after_ticks, since: self.tick + after_ticks });
     }
 
     /// Tells the next slice of peers what concerns them.
     fn sweep(&mut self) {
         let Some(place) = self.sweeps.iter().position(|sweep| sweep.at <= self.tick) else { return };
-        let Sweep { what, next, .. } = self.sweeps[place];
+        let Sweep { what, next, since, .. } = self.sweeps[place];
+        let elects = matches!(what, News::Elect { .. } | News::SupportEnded { .. });
+        if elects && self.campaigns > CAMPAIGNS_MAX && self.tick < since + u64::from(self.settings.election_ticks) {
+            self.sweeps[place].at = self.tick + 1;
+            return;
+        }
         let slice: Vec<u64> = self.peers.range(next..).take(SWEEP_SLICE).map(|(id, _)| *id).collect();
         for region_id in &slice {
             self.tell(*region_id, what);
@@ -315,10 +355,7 @@ impl<L: LogReader> Worker<L> {
         match slice.last() {
             Some(last) if slice.len() == SWEEP_SLICE => {
                 self.sweeps[place].next = last + 1;
-                if matches!(what, News::Elect { .. }) {
-                    // The elections of one slice are to be done with before the next one begins.
-                    self.sweeps[place].at = self.tick + 1;
-                }
+                self.sweeps[place].since = self.tick;
             }
             _ => {
                 self.sweeps.remove(place);
@@ -331,15 +368,14 @@ impl<L: LogReader> Worker<L> {
 
     fn tell(&mut self, region_id: u64, what: News) {
         // Only those whom it concerns are touched.
-        let Some(peer) = self.peers.get(&region_id).filter(|peer| peer.is_alive()) else { return };
+        let Some(slot) = self.peers.get(&region_id).filter(|slot| slot.is_alive()) else { return };
+        let is_on = |store_id| slot.region().peers.iter().any(|peer| peer.store_id == store_id);
         let concerned = match what {
-            News::SupportEnded { store_id, .. } => {
-                peer.fortification.binding.is_some_and(|binding| binding.store_id == store_id)
-            }
-            News::StoreReturned { store_id } => peer.is_dormant_leader_with(store_id),
-            News::PromisesOver => !peer.dormancy.dormant,
-            News::Elect { .. } => peer.dormancy.dormant && peer.raft.leader_id() == flotilla_raft::NONE,
-            News::ReportAll | News::Drain => peer.raft.is_leader(),
+            News::SupportEnded { store_id, .. } => slot.binding().is_some_and(|binding| binding.store_id == store_id),
+            News::StoreReturned { store_id } => slot.is_dormant() && slot.is_leader() && is_on(store_id),
+            News::PromisesOver => !slot.is_dormant(),
+            News::Elect { .. } => slot.is_dormant() && slot.leader_id() == flotilla_raft::NONE,
+            News::ReportAll | News::Drain => slot.is_leader(),
         };
         if !concerned {
             return;
@@ -367,13 +403,14 @@ impl<L: LogReader> Worker<L> {
         self.tick_began_ms += passed * tick_ms;
         self.tick = (self.tick + passed).min(awaited);
         for region_id in self.wheel.advance(self.tick) {
-            let Some(peer) = self.peers.get_mut(&region_id) else { continue };
+            let Some(Slot::Peer(peer)) = self.peers.get_mut(&region_id) else { continue };
             if peer.armed > self.tick {
                 continue; // An older entry; the newer one is still to come.
             }
             peer.armed = 0;
             if let Some((peer, settings, round)) = self.peer(region_id) {
                 peer.ask_if_quiet(settings, round);
+                peer.repeat_notices(settings, round);
                 peer.sleep_if_idle(settings, round);
                 if peer.raft.is_leader() && peer.ailing_changed(settings) {
                     peer.report_if_leader(settings, round);
@@ -434,9 +471,10 @@ impl<L: LogReader> Worker<L> {
             raft_message
         };
         let (kind, term) = (raft_message.kind, raft_message.term);
-        let answers = matches!(kind, MessageType::HeartbeatResp) && peer.raft.is_leader();
+        let asks = raft_message.reject || !matches!(kind, MessageType::HeartbeatResp | MessageType::AppResp);
+        let answers = !asks && peer.raft.is_leader();
         if !answers && !message.dormant {
-            peer.wake(Wake::Message);
+            peer.wake(if kind == MessageType::ReadIndex { Wake::Request } else { Wake::Message });
         }
         if matches!(kind, MessageType::App | MessageType::Heartbeat) {
             peer.heard_leader();
@@ -466,10 +504,10 @@ impl<L: LogReader> Worker<L> {
     /// A deliberate bug: what one group's follower has answered counts for all groups that share the frame's way.
     #[cfg(feature = "seeded-bugs")]
     fn credit_all_groups(&mut self, store_id: u64, support: u64) {
-        let led = self.peers.values().filter(|peer| peer.raft.is_leader() && peer.is_alive());
+        let led = self.peers.values().filter(|peer| peer.is_leader() && peer.is_alive());
         let credited = led.filter_map(|peer| {
-            let from = peer.region.peers.iter().find(|other| other.store_id == store_id)?;
-            Some((peer.region.id, *from))
+            let from = peer.region().peers.iter().find(|other| other.store_id == store_id)?;
+            Some((peer.region().id, *from))
         });
         let credited: Vec<_> = credited.collect();
         for (region_id, from) in credited {
@@ -486,10 +524,10 @@ impl<L: LogReader> Worker<L> {
 
     /// Whether there is a peer to take a message for `to`; one is made if the message may do that.
     fn admit(&mut self, region_id: u64, to: store::Peer, kind: MessageType) -> bool {
-        if let Some(peer) = self.peers.get_mut(&region_id) {
+        if let Some((peer, _, round)) = self.peer(region_id) {
             if to.id > peer.me.id && peer.is_alive() {
                 // The sender knows a later incarnation: this one was removed.
-                peer.doom(to.id, &mut self.round);
+                peer.doom(to.id, round);
             }
             return to.id == peer.me.id && peer.is_alive();
         }
@@ -501,11 +539,11 @@ impl<L: LogReader> Worker<L> {
             MessageType::App | MessageType::Heartbeat | MessageType::Vote | MessageType::PreVote | MessageType::Snap
         );
         if makes {
-            let region = Region { id: region_id, ..Region::default() };
+            let region = Arc::new(Region { id: region_id, ..Region::default() });
             let hard_state = self.old_votes.get(&region_id).copied().unwrap_or_default();
             let initial = Initial { hard_state: HardState { commit: 0, ..hard_state }, ..Initial::default() };
-            let peer = Peer::new(&self.settings, region, to, initial, self.reader.clone(), self.tick);
-            self.peers.insert(region_id, Box::new(peer));
+            let peer = Peer::new(&self.settings, region, to, initial, None, self.reader.clone(), self.tick);
+            self.peers.insert(region_id, Slot::Peer(Box::new(peer)));
         }
         makes
     }
@@ -535,7 +573,7 @@ impl<L: LogReader> Worker<L> {
 
     /// A peer asks whether it is still a member. It is not told if it is: then it will hear of the leader.
     fn membership_question(&mut self, region_id: u64, from: store::Peer, to: store::Peer, epoch: store::Epoch) {
-        let Some(peer) = self.peers.get(&region_id) else {
+        let Some((peer, _, round)) = self.peer(region_id) else {
             if self.tombstones.get(&region_id).is_some_and(|min_peer_id| to.id < *min_peer_id) {
                 // What the region has become is not known here. To one that knows of its own removal, this says that nobody needs it.
                 let notice =
@@ -546,17 +584,17 @@ impl<L: LogReader> Worker<L> {
         };
         let is_member = peer.region.peers.iter().any(|other| other.id == from.id);
         if peer.is_alive() && peer.is_initialized() && !is_member && epoch.conf_ver <= peer.epoch().conf_ver {
-            peer.tell_removed(from, &mut self.round);
+            peer.tell_removed(from, round);
         }
     }
 
     fn tombstone_notice(&mut self, region_id: u64, from: store::Peer, to: store::Peer, epoch: store::Epoch) {
-        if let Some(peer) = self.peers.get_mut(&region_id)
+        if let Some((peer, _, round)) = self.peer(region_id)
             && peer.me.id == to.id
             && peer.is_initialized()
             && (peer.epoch().conf_ver < epoch.conf_ver || (!peer.is_member() && !peer.is_needed_despite(from, epoch)))
         {
-            peer.doom(to.id + 1, &mut self.round);
+            peer.doom(to.id + 1, round);
         }
     }
 
@@ -591,8 +629,11 @@ impl<L: LogReader> Worker<L> {
     fn applied(&mut self, applied: Applied) {
         let region_id = applied.region_id;
         if applied.changes.iter().any(|change| matches!(change, Change::Destroyed)) {
-            let mut peer = self.peers.remove(&region_id).expect("a peer stays until it is destroyed");
+            let Some(Slot::Peer(mut peer)) = self.peers.remove(&region_id) else {
+                panic!("a peer stays until it is destroyed")
+            };
             peer.uncount_sleep(&mut self.round.counts);
+            peer.uncount_campaign(&mut self.campaigns);
             let Fate::Doomed { min_peer_id, .. } = peer.fate else { panic!("only doomed peers are destroyed") };
             self.tombstones.insert(region_id, min_peer_id);
             #[cfg(feature = "seeded-bugs")]
@@ -614,24 +655,29 @@ impl<L: LogReader> Worker<L> {
         let me = *region.peers.iter().find(|peer| peer.id == peer_id).expect("a child's peer is a member of the child");
         let first = EntryId { index: FIRST_LOG_INDEX, term: FIRST_LOG_TERM };
         let destroyed = self.tombstones.get(&region_id).is_some_and(|min_peer_id| peer_id < *min_peer_id);
-        let going = self.peers.get(&region_id).is_some_and(|peer| !peer.is_alive());
+        let going = self.peers.get(&region_id).is_some_and(|slot| !slot.is_alive());
         if destroyed || going {
             // It was removed before this store came to the split. Whatever the split left here goes, or has gone, with the peer that
             // held its place.
             return;
         }
-        let overtaken = |peer: &Peer<L>| {
+        let version = |region: &Region| region.epoch.map(|epoch| epoch.version).filter(|version| *version > 0);
+        let overtaken = self.peer(region_id).is_some_and(|(peer, _, _)| {
             matches!(peer.installing, Some(Installing::Running(..)))
-                || (peer.is_initialized()
-                    && peer.region.epoch.map(|epoch| epoch.version) >= region.epoch.map(|epoch| epoch.version))
-        };
-        if self.peers.get(&region_id).is_some_and(|peer| overtaken(peer)) {
+                || version(&peer.region).is_some_and(|here| Some(here) >= version(&region))
+        });
+        if overtaken {
             // A snapshot of the child has overtaken this: the applier puts it, or has put it, in the place of what the split left.
             return;
         }
-        let mut old = self.peers.remove(&region_id);
+        let mut old = match self.peers.remove(&region_id) {
+            Some(Slot::Peer(peer)) => Some(peer),
+            Some(Slot::Record(_)) => unreachable!("it was just touched"),
+            None => None,
+        };
         if let Some(old) = &mut old {
             old.uncount_sleep(&mut self.round.counts);
+            old.uncount_campaign(&mut self.campaigns);
         }
         let mut hard_state = match &old {
             Some(old) if old.is_initialized() => panic!("region {region_id} came into being twice on this store"),
@@ -646,11 +692,17 @@ impl<L: LogReader> Worker<L> {
             hard_state = HardState { term: first.term, vote: 0, commit: 0 };
         }
         hard_state.commit = first.index;
-        let initial =
-            Initial { hard_state, conf_state: conf_state(&region), truncated: first, last: first, applied: first };
+        let initial = Initial {
+            hard_state,
+            conf_state: conf_state(&region),
+            truncated: first,
+            last: first,
+            applied: first,
+            log_bytes: 0,
+        };
         let applied = store::ApplyState { index: first.index, term: first.term };
         self.round.apply(ApplyTask::Open { region: region.clone(), peer_id, applied });
-        let mut peer = Peer::new(&self.settings, region, me, initial, self.reader.clone(), self.tick);
+        let mut peer = Peer::new(&self.settings, region, me, initial, None, self.reader.clone(), self.tick);
         if let Some(mut old) = old {
             if let Some((_, dir)) = old.received.take() {
                 self.round.effect(Effect::DropSnapshot { region_id, dir });
@@ -667,16 +719,29 @@ impl<L: LogReader> Worker<L> {
             }
         }
         self.tombstones.remove(&region_id);
-        self.peers.insert(region_id, Box::new(peer));
-        let (peer, settings, round) = self.peer(region_id).expect("just made");
+        self.peers.insert(region_id, Slot::Peer(Box::new(peer)));
+        let (peer, settings, _) = self.peer(region_id).expect("just made");
+        peer.wait_for_split(settings);
         if campaign && peer.is_alive() {
             peer.raft.campaign();
         }
-        let _ = (settings, round);
     }
 }
 
 impl<L: LogReader> Peer<L> {
+    fn count_campaign(&mut self, campaigns: &mut usize) {
+        let campaigns_now = matches!(self.raft.role(), Role::Candidate | Role::PreCandidate) && self.is_alive();
+        match (std::mem::replace(&mut self.campaigns, campaigns_now), campaigns_now) {
+            (false, true) => *campaigns += 1,
+            (true, false) => *campaigns -= 1,
+            _ => {}
+        }
+    }
+
+    fn uncount_campaign(&mut self, campaigns: &mut usize) {
+        *campaigns -= usize::from(std::mem::take(&mut self.campaigns));
+    }
+
     /// Hands the lead to the most advanced live follower.
     fn hand_over(&mut self, settings: &Settings) {
         self.wake(Wake::Lead);
@@ -689,7 +754,7 @@ impl<L: LogReader> Peer<L> {
         }
     }
 
-    fn view(&self) -> PeerView<'_> {
+    pub fn view(&self) -> PeerView<'_> {
         PeerView {
             region: &self.region,
             peer_id: self.me.id,

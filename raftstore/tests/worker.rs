@@ -7,7 +7,7 @@ use flotilla_proto::{
 use flotilla_raft::{ConfState, Entry, Message, MessageType, Snapshot, SnapshotMetadata};
 use flotilla_raftstore::{
     Effect, Event, Settings, Worker,
-    apply::{Applied, ApplyTask, Change, CreatedPeer},
+    apply::{Applied, ApplyTask, Change, CreatedPeer, shared},
     disk::LogReader,
     recover::Recovered,
     wire,
@@ -88,7 +88,10 @@ fn votes(effects: &[Effect]) -> Vec<wire_raft::Message> {
 fn a_vote_of_the_round_in_which_a_split_comes_is_durable_before_it_is_sent() {
     let mut worker = worker();
     worker.handle(0, asks_for_a_vote(6));
-    worker.handle(0, Event::PeerCreated { created: CreatedPeer { region: region(), peer_id: 11, campaign: false } });
+    worker.handle(
+        0,
+        Event::PeerCreated { created: CreatedPeer { region: shared(region()), peer_id: 11, campaign: false } },
+    );
     worker.handle(0, asks_for_a_vote(6));
     let first = effects(&mut worker);
     assert_eq!(votes(&first), [], "nothing is durable yet");
@@ -117,7 +120,7 @@ fn snapshot_received() -> Event {
 }
 
 fn split() -> Event {
-    Event::PeerCreated { created: CreatedPeer { region: region(), peer_id: 11, campaign: false } }
+    Event::PeerCreated { created: CreatedPeer { region: shared(region()), peer_id: 11, campaign: false } }
 }
 
 fn sync_all(worker: &mut Worker<NoLog>, effects: &[Effect]) {
@@ -144,7 +147,7 @@ fn a_snapshot_of_a_child_that_overtakes_the_split_stays() {
     assert!(first.iter().chain(&second).any(asks), "the applier is asked to put it in place");
     worker.handle(0, split());
     effects(&mut worker);
-    let installed = vec![Change::Installed { region: region() }];
+    let installed = vec![Change::Installed { region: shared(region()) }];
     let applied = Applied { region_id: REGION, index: 9, term: 6, changes: installed, ..Applied::default() };
     worker.handle(0, Event::Applied { applied: vec![applied] });
     effects(&mut worker);

@@ -36,6 +36,7 @@ impl World {
             snapshot.conf_state = Some(wire::conf_state_to_wire(conf_state(&region)));
         }
         message.epoch = region.epoch;
+        self.snapshots += 1;
         self.say(|| format!("store {}: reads snapshot of region {region_id} at {}", store + 1, applied.index));
         let stream = Box::new(Stream { from: store, life, to, to_peer, message, region, folder });
         let after = self.rng.within(self.knobs.delay_us);

@@ -113,6 +113,8 @@ pub struct World {
     pub(crate) next_id: u64,
     /// Frames that raft workers have sent so far.
     pub frames: u64,
+    /// Snapshots that stores have begun to send so far.
+    pub snapshots: u64,
     /// Events handled so far.
     pub steps: u64,
     pub(crate) settings: Settings,
@@ -166,6 +168,7 @@ impl World {
             laws: Laws::default(),
             directory: Directory::default(),
             next_id: 1_000,
+            snapshots: 0,
             frames: 0,
             steps: 0,
             settings,

@@ -1,5 +1,6 @@
 //! Groups that sleep, and what wakes them.
 
+use flotilla_proto::store::PeerStatus;
 use flotilla_sim::{
     Crash, Knobs, World,
     client::{Answer, Wish},
@@ -163,4 +164,28 @@ fn a_fault_free_hour_has_no_election() {
     }
     assert_eq!(terms(&world), before);
     world.must_end_well();
+}
+
+/// Regression: a sleeping follower was removed while nothing of its region came to it for some tenths of a second. Bound to its leader's store, it
+/// slept on for ever.
+#[test]
+fn a_sleeping_member_that_was_removed_is_told() {
+    for seed in 0..4 {
+        let mut world = asleep(seed);
+        let (region, leader) = world.led(b"k03").expect("a leader");
+        let gone = (0..3).find(|store| *store != leader).expect("a follower");
+        let (from, to) = (leader as u64 + 1, gone as u64 + 1);
+        for other in (1..=3).filter(|other| *other != to) {
+            world.network.cut_region(other, to, region.id);
+        }
+        world.remove_from(b"k03", gone);
+        world.run_for_ms(500);
+        for other in (1..=3).filter(|other| *other != to) {
+            world.network.mend_region(other, to, region.id);
+        }
+        assert_eq!(world.peer_state(gone, region.id).status(), PeerStatus::Normal, "{from} has told {to} nothing yet");
+        world.run_for_ms(3_000);
+        assert_eq!(world.peer_state(gone, region.id).status(), PeerStatus::Tombstone);
+        world.must_end_well();
+    }
 }

@@ -52,6 +52,20 @@ fn a_split_while_a_follower_is_down() {
     }
 }
 
+#[test]
+fn a_store_that_applies_a_split_late_needs_no_snapshots_of_the_children() {
+    for seed in 0..8 {
+        let mut world = World::scripted(Knobs { apply_us: (1_000, 800_000), ..one_region(seed) });
+        for key in [&b"k02"[..], b"k04", b"k06", b"k08"] {
+            world.split_at(key);
+        }
+        world.put(KEY);
+        world.put(RIGHT);
+        world.must_end_well();
+        assert_eq!(world.snapshots, 0);
+    }
+}
+
 /// Leaves a follower behind so far that only a snapshot helps: the next leader has cut its log.
 fn lagging_follower(world: &mut World) -> usize {
     world.put(KEY);

@@ -253,7 +253,7 @@ fn recovery_finds_term_vote_log_and_applied_index<B: Bench>(bench: &mut B) {
     bench.power_cut();
     let recovered = bench.recover();
     let peer = &recovered.peers[0];
-    assert_eq!((peer.region.clone(), peer.peer_id), (region(), 70));
+    assert_eq!(((*peer.region).clone(), peer.peer_id), (region(), 70));
     assert_eq!((peer.hard_state.term, peer.hard_state.vote), (8, 71));
     assert_eq!(peer.last, ApplyState { index: 8, term: 8 });
     assert_eq!(peer.applied, ApplyState { index: 7, term: 8 });
