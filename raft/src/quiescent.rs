@@ -33,6 +33,11 @@ pub struct Quiescent {
 }
 
 impl Quiescent {
+    /// Whether a member may lack entries, as far as this peer knows.
+    pub fn lags(&self, id: u64) -> bool {
+        self.lagging.iter().any(|(lagging, _)| *lagging == id)
+    }
+
     /// A peer that has just started, as [`RawNode::new`] would have it.
     pub fn of_start(term: u64, vote: u64) -> Quiescent {
         Quiescent {

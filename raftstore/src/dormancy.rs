@@ -5,7 +5,8 @@
 //! the stores. The last heartbeat may be lost: a follower that is awake and bound asks, and is told again, which wakes nobody.
 //!
 //! **What wakes a leader**: a write, a command, a read that the lease does not cover, any message of the group but the answers to its last
-//! heartbeat, and the return of a member's store, which must be bound anew. Reads under the lease wake nobody.
+//! heartbeat, a question of a follower that lags, and the return of a member's store, which must be bound anew, or brought up to date if
+//! the group fell asleep without it. Reads under the lease wake nobody.
 //!
 //! **What wakes a follower**: any message of a leader that is awake; and the end of the support that it is bound under, upon which it campaigns or
 //! lets the others do so. There is no dormant follower that is not bound to its leader.
@@ -167,11 +168,14 @@ impl<L: LogReader> Peer<L> {
         behind.then_some("a member lags, or is not bound to it")
     }
 
+    /// Whether a member has the whole log.
+    pub fn has_all(&self, peer_id: u64) -> bool {
+        self.raft.progress_of(peer_id).is_some_and(|progress| progress.match_index == self.raft.last_index())
+    }
+
     /// Sends the last heartbeat before the group sleeps: a follower that has all that is committed sleeps, too.
     pub fn lull(&self, to: store::Peer, round: &mut Round) {
-        let caught_up =
-            self.raft.progress_of(to.id).is_some_and(|progress| progress.match_index == self.raft.last_index());
-        if !caught_up {
+        if !self.has_all(to.id) {
             return;
         }
         let heartbeat = Message {

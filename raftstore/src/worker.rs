@@ -47,6 +47,8 @@ enum News {
     SupportEnded { store_id: u64, id: SupportId },
     /// A store is to be bound anew.
     StoreReturned { store_id: u64 },
+    /// A store asks for support again, and so can be brought up to date.
+    StoreAsks { store_id: u64 },
     /// Whatever a former process may have promised is over.
     PromisesOver,
     /// After a start, somebody has to lead. `all`: the favourites had their time.
@@ -222,7 +224,10 @@ impl<L: LogReader> Worker<L> {
                     }
                 }
             }
-            Event::SupportBegan { store_id, id } => self.round.promises.began(store_id, id),
+            Event::SupportBegan { store_id, id } => {
+                self.round.promises.began(store_id, id);
+                self.spread(News::StoreAsks { store_id }, 0);
+            }
             Event::SupportEnded { store_id, id } => {
                 self.round.promises.ended(store_id, id);
                 self.spread(News::SupportEnded { store_id, id }, 0);
@@ -373,6 +378,7 @@ impl<L: LogReader> Worker<L> {
         let concerned = match what {
             News::SupportEnded { store_id, .. } => slot.binding().is_some_and(|binding| binding.store_id == store_id),
             News::StoreReturned { store_id } => slot.is_dormant() && slot.is_leader() && is_on(store_id),
+            News::StoreAsks { store_id } => slot.sleeps_without(store_id),
             News::PromisesOver => !slot.is_dormant(),
             News::Elect { .. } => slot.is_dormant() && slot.leader_id() == flotilla_raft::NONE,
             News::ReportAll | News::Drain => slot.is_leader(),
@@ -383,7 +389,7 @@ impl<L: LogReader> Worker<L> {
         let Some((peer, settings, round)) = self.peer(region_id) else { return };
         match what {
             News::SupportEnded { store_id, id } => peer.support_ended(store_id, id, settings),
-            News::StoreReturned { .. } => peer.wake(Wake::StoreReturned),
+            News::StoreReturned { .. } | News::StoreAsks { .. } => peer.wake(Wake::StoreReturned),
             News::PromisesOver => peer.promises_over(&round.promises),
             News::Elect { all } => peer.elect_after_start(all, &round.promises),
             News::ReportAll => peer.report_if_leader(settings, round),
@@ -555,9 +561,11 @@ impl<L: LogReader> Worker<L> {
             && peer.me.id == to.id
         {
             if peer.raft.is_leader() {
-                if peer.dormancy.dormant {
+                if peer.dormancy.dormant && peer.has_all(from.id) {
                     peer.lull(from, round);
                 } else {
+                    // The group fell asleep without one whose store was not itself, and is again.
+                    peer.wake(Wake::Message);
                     peer.raft.send_heartbeats();
                 }
                 return;

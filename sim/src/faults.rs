@@ -206,7 +206,7 @@ impl World {
             Fault::OldCopy => self.put_an_old_copy_back(&mut rng),
             Fault::Wipe => self.wipe_a_store(&mut rng),
             Fault::LaneCut => self.cut_a_lane(&mut rng),
-            Fault::Stuck => self.get_something_stuck(&mut rng),
+            Fault::Stuck => self.hold_something_up(&mut rng),
             Fault::Orphan => self.orphan_a_store(&mut rng),
             Fault::Ambush => {
                 let awaited = rng.pick(&Awaited::ALL);
@@ -471,13 +471,13 @@ impl World {
         }
     }
 
-    fn get_something_stuck(&mut self, rng: &mut Rng) {
+    fn hold_something_up(&mut self, rng: &mut Rng) {
         let store = self.some_store(rng);
         let applier = rng.chance(500);
-        self.get_stuck(store, applier, rng);
+        self.hold_up(store, applier, rng);
     }
 
-    fn get_stuck(&mut self, store: usize, applier: bool, rng: &mut Rng) {
+    fn hold_up(&mut self, store: usize, applier: bool, rng: &mut Rng) {
         let worker = rng.below(self.knobs.workers as u64) as usize;
         let until_us = self.now_us + rng.within(self.knobs.stuck_ms) * 1000;
         if !self.stores[store].up {
@@ -562,8 +562,8 @@ impl World {
                 self.crash_for(store, if power { Crash::Power } else { Crash::Process }, rng.within((1, 1_000)) * 1000);
             }
             8 => self.stores[store].frozen_until_us = self.now_us + rng.within((50, 2_000)) * 1000,
-            9 => self.get_stuck(store, true, rng),
-            _ => self.get_stuck(store, false, rng),
+            9 => self.hold_up(store, true, rng),
+            _ => self.hold_up(store, false, rng),
         }
     }
 

@@ -7,6 +7,7 @@ use crate::{
     client::{Answer, Owner, Request, Wish},
     disk::Disk,
     knobs::Knobs,
+    store::Stuck,
     trace::Trace,
     world::World,
 };
@@ -200,6 +201,13 @@ impl World {
     /// What a store's disk says of a region's peer.
     pub fn peer_state(&self, store: usize, region_id: u64) -> PeerState {
         self.stores[store].disk.borrow().newest().peer_state(region_id).unwrap_or_default()
+    }
+
+    /// Lets all workers of a store get on with nothing until then.
+    pub fn get_stuck(&mut self, store: usize, until_us: u64) {
+        for lane in &mut self.stores[store].lanes {
+            lane.stuck = Stuck { since_us: self.now_us, until_us };
+        }
     }
 
     /// Lets a store crash after so many changes of the disk while a snapshot is put in place.

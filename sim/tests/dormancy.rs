@@ -189,3 +189,27 @@ fn a_sleeping_member_that_was_removed_is_told() {
         world.must_end_well();
     }
 }
+
+/// Regression: a store was stuck, and asked for no support, for long enough that a group fell asleep without its follower there. Nobody woke it when
+/// the store went on: what that one gave had never ended.
+#[test]
+fn a_group_that_fell_asleep_without_a_stuck_follower_wakes_for_it() {
+    for seed in 0..4 {
+        let mut world = asleep(seed);
+        let (_, leader) = world.led(b"k03").expect("a leader");
+        let behind = (0..3).find(|store| *store != leader).expect("a follower");
+        let until_us = world.now_us + 6_000_000;
+        world.get_stuck(behind, until_us);
+        world.run_for_ms(600);
+        let (region, _) = world.led(b"k03").expect("a leader");
+        world.network.cut_region(leader as u64 + 1, behind as u64 + 1, region.id);
+        let value = world.put(b"k03");
+        world.run_for_ms(4_000);
+        world.network.mend_region(leader as u64 + 1, behind as u64 + 1, region.id);
+        world.wait_until("the store goes on", |world| world.now_us > until_us);
+        world.run_for_ms(5_000);
+        assert!(world.stored(behind, b"k03") == world.stored(leader, b"k03"), "{behind} has caught up with {value}");
+        assert_eq!(dormant(&world), 3 * REGIONS);
+        world.must_end_well();
+    }
+}
