@@ -118,6 +118,9 @@ impl<L: LogReader> Peer<L> {
     /// A request came: whoever knows of no leader since the start, or has not been told yet that its leader's support is over, campaigns. What is
     /// asked for comes before what nobody asks for.
     pub fn wake_for_request(&mut self, settings: &Settings, promises: &Promises) {
+        if !self.is_alive() {
+            return;
+        }
         let lost =
             self.give_up_leader(settings, promises) || self.dormancy.dormant && self.raft.leader_id() == raft::NONE;
         self.wake(Wake::Request);

@@ -235,7 +235,8 @@ impl<L: LogReader> Peer<L> {
     }
 
     fn has_ticks(&self, promises: &Promises) -> bool {
-        !self.dormancy.dormant && !self.is_frozen(promises)
+        // The applier may have cleared the log of one that is being removed.
+        self.is_alive() && !self.dormancy.dormant && !self.is_frozen(promises)
     }
 
     /// If it has heard of no leader for long: asks the one it is bound to whether it still leads, or all that it knows whether this is still a

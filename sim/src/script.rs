@@ -210,6 +210,13 @@ impl World {
         }
     }
 
+    /// The same for its appliers.
+    pub fn get_appliers_stuck(&mut self, store: usize, until_us: u64) {
+        for lane in &mut self.stores[store].lanes {
+            lane.applier_stuck = Stuck { since_us: self.now_us, until_us };
+        }
+    }
+
     /// Lets a store crash after so many changes of the disk while a snapshot is put in place.
     pub fn crash_in_applying(&mut self, store: usize, after: u32) {
         self.stores[store].apply_fuse = Some(after);

@@ -5,6 +5,7 @@ use flotilla_raftstore::Target;
 use flotilla_sim::{
     Crash, Knobs, World,
     client::{Answer, Request, Wish},
+    network::LIVENESS_LANE,
 };
 
 const KEY: &[u8] = b"k03";
@@ -450,6 +451,36 @@ fn a_new_leader_removes_nobody_before_it_has_heard_of_a_quorum() {
         world.remove_from(KEY, others[0]);
         world.remove_from(KEY, others[1]);
         assert_eq!(world.led(KEY).map(|(region, leader)| (region.peers.len(), leader)), Some((3, leader)));
+        world.must_end_well();
+    }
+}
+
+/// Regression: when a removed peer's applier, which had lagged, was through with everything, the worker first let the peer see the time that had
+/// passed. It wanted to campaign, and looked for changes of members in a log that was gone: the store aborted.
+#[test]
+fn a_peer_that_is_being_removed_sees_no_time_pass() {
+    for seed in 0..16 {
+        let mut world = World::scripted(Knobs { tick_ms: 20, sleep_ticks: 0, ..one_region(seed) });
+        world.put(KEY);
+        let (region, leader) = world.led(KEY).unwrap();
+        let gone = followers(&world, KEY)[0];
+        world.get_appliers_stuck(gone, world.now_us + 5_000_000);
+        for _ in 0..3 {
+            world.put(KEY);
+        }
+        world.run_for_ms(50);
+        // What it has to apply is on its disk only.
+        world.kill(gone, Crash::Process);
+        world.restart(gone);
+        world.get_appliers_stuck(gone, world.now_us + 5_000_000);
+        world.run_for_ms(1_000);
+        world.remove_from(KEY, gone);
+        world.run_for_ms(100);
+        for (from, to) in [(leader, gone), (gone, leader)] {
+            world.network.cut_lane(from as u64 + 1, to as u64 + 1, LIVENESS_LANE);
+        }
+        world.run_for_ms(6_000);
+        assert_eq!(world.peer_state(gone, region.id).status(), PeerStatus::Tombstone);
         world.must_end_well();
     }
 }
