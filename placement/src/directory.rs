@@ -67,12 +67,12 @@ pub(crate) struct Change {
 }
 
 /// Invariants: `by_start` and `by_id` hold the same regions; ranges of one space never overlap; `on_store` and `led_by` follow
-/// from `by_id` and have no empty sets.
+/// from `by_id` and have neither zeros nor empty sets.
 #[derive(Default)]
 pub(crate) struct Directory {
     by_id: BTreeMap<u64, Entry>,
     by_start: BTreeMap<Place, u64>,
-    on_store: BTreeMap<u64, BTreeSet<Place>>,
+    on_store: BTreeMap<u64, usize>,
     led_by: BTreeMap<u64, BTreeSet<u64>>,
     ghosts: Ghosts,
 }
@@ -202,22 +202,15 @@ impl Directory {
             return Vec::new();
         }
         let first = self.holder(space, start).map_or((space, start.clone()), Entry::place);
-        let before_end = |place: &&Place| place.0 == space && (end.is_empty() || place.1 < end);
-        let ids = |place: &Place| self.by_id[&self.by_start[place]].info();
-        let range = (Bound::Included(first), Bound::Unbounded);
-        if store_id == 0 {
-            self.by_start.range(range).map(|(place, _)| place).take_while(before_end).take(limit).map(ids).collect()
-        } else {
-            let Some(places) = self.on_store.get(&store_id) else {
-                return Vec::new();
-            };
-            places.range(range).take_while(before_end).take(limit).map(ids).collect()
-        }
+        let before_end = |((s, start), _): &(&Place, &u64)| *s == space && (end.is_empty() || start < end);
+        let wanted = |entry: &&Entry| store_id == 0 || entry.region.peers.iter().any(|peer| peer.store_id == store_id);
+        let entries = self.by_start.range(first..).take_while(before_end).map(|(_, id)| &self.by_id[id]);
+        entries.filter(wanted).take(limit).map(Entry::info).collect()
     }
 
     /// How many regions have a peer on a store.
     pub fn peers_on(&self, store_id: u64) -> usize {
-        self.on_store.get(&store_id).map_or(0, BTreeSet::len)
+        self.on_store.get(&store_id).copied().unwrap_or(0)
     }
 
     /// How many users' regions a store leads.
@@ -274,7 +267,7 @@ impl Directory {
         let (id, place) = (entry.region.id, entry.place());
         assert!(self.overlapping(&entry.region).is_empty(), "ranges of the directory never overlap");
         for peer in &entry.region.peers {
-            self.on_store.entry(peer.store_id).or_default().insert(place.clone());
+            *self.on_store.entry(peer.store_id).or_default() += 1;
         }
         if let Some(leader) = entry.leader {
             self.led_by.entry(leader.store_id).or_default().insert(id);
@@ -289,24 +282,22 @@ impl Directory {
         let entry = self.by_id.remove(&region_id)?;
         let place = entry.place();
         for peer in &entry.region.peers {
-            remove_from(&mut self.on_store, peer.store_id, &place);
+            let peers = self.on_store.get_mut(&peer.store_id).expect("every peer of the directory is counted");
+            *peers -= 1;
+            if *peers == 0 {
+                self.on_store.remove(&peer.store_id);
+            }
         }
         if let Some(leader) = entry.leader {
-            remove_from(&mut self.led_by, leader.store_id, &region_id);
+            let led = self.led_by.get_mut(&leader.store_id).expect("a store that leads has its set");
+            led.remove(&region_id);
+            if led.is_empty() {
+                self.led_by.remove(&leader.store_id);
+            }
         }
         let removed = self.by_start.remove(&place);
         assert!(removed == Some(region_id), "a region lies where its range begins");
         Some(entry)
-    }
-}
-
-fn remove_from<T: Ord>(sets: &mut BTreeMap<u64, BTreeSet<T>>, store_id: u64, item: &T) {
-    let Some(set) = sets.get_mut(&store_id) else {
-        return;
-    };
-    set.remove(item);
-    if set.is_empty() {
-        sets.remove(&store_id);
     }
 }
 

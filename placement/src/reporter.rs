@@ -4,19 +4,22 @@
 //! tells the same again.
 
 use alloc::{
+    boxed::Box,
     collections::{BTreeMap, BTreeSet},
     string::String,
     vec::Vec,
 };
 
 use flotilla_proto::placement::{HeartbeatRequest, HeartbeatResponse, RegionReport, StoreStats};
+use prost::Message as _;
 
 use crate::limits;
 
 /// See the module.
 #[derive(Default)]
 pub struct Reporter {
-    led: BTreeMap<u64, RegionReport>,
+    /// Encoded, which takes a third of the memory.
+    led: BTreeMap<u64, Box<[u8]>>,
     changed: BTreeSet<u64>,
     /// The driver wants to hear of all regions. It does not know this store at first: [`Reporter::new`] says so.
     full: bool,
@@ -35,7 +38,7 @@ impl Reporter {
     pub fn led(&mut self, report: RegionReport) {
         let id = report.region.as_ref().map_or(0, |region| region.id);
         self.changed.insert(id);
-        self.led.insert(id, report);
+        self.led.insert(id, report.encode_to_vec().into_boxed_slice());
     }
 
     /// A region is not led here any more.
@@ -55,7 +58,9 @@ impl Reporter {
         } else {
             self.changed.iter().copied().take(limits::REPORTS_PER_HEARTBEAT).collect()
         };
-        let regions = self.told.iter().filter_map(|id| self.led.get(id)).cloned().collect();
+        let decode =
+            |encoded: &Box<[u8]>| RegionReport::decode(&encoded[..]).expect("what was encoded here can be read");
+        let regions = self.told.iter().filter_map(|id| self.led.get(id)).map(decode).collect();
         // What changes from here on is told next time.
         for id in &self.told {
             self.changed.remove(id);

@@ -110,17 +110,15 @@ impl<S: Storage, O: Observer> RawNode<S, O> {
             raft.role = Role::Leader;
             let last = raft.log.last_index();
             for (id, progress) in raft.tracker.progress.iter_mut() {
-                progress.recent_active = true;
                 match state.lagging.iter().find(|(lagging, _)| *lagging == id) {
-                    Some((_, match_index)) => {
-                        progress.match_index = *match_index;
-                        progress.become_probe();
-                    }
+                    // As at the beginning of a term: from the end of the log back to where the logs meet.
+                    Some((_, match_index)) => progress.restart(*match_index, last + 1),
                     None => {
-                        progress.match_index = last;
+                        progress.restart(last, last + 1);
                         progress.become_replicate();
                     }
                 }
+                progress.recent_active = true;
             }
         }
         raft.pending_conf_index = state.pending_conf_index;

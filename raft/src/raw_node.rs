@@ -203,11 +203,10 @@ impl<S: Storage, O: Observer> RawNode<S, O> {
         self.step_local(Message { kind: MessageType::Hup, ..Message::default() });
     }
 
-    /// On a leader that saw no ticks for a while: begins anew to wait for answers, with heartbeats that ask for them.
-    pub fn resume(&mut self) {
+    /// After a time without ticks: begins anew to wait, on a leader for answers.
+    pub fn restart_clock(&mut self) {
         self.raft.election_elapsed = 0;
         self.raft.heartbeat_elapsed = 0;
-        self.send_heartbeats();
     }
 
     /// On a leader: sends heartbeats now. They do not wait for the next ones any less.

@@ -91,7 +91,10 @@ impl<L: LogReader> Peer<L> {
         if self.raft.is_leader() {
             // Nothing was heard of them because nothing was asked.
             self.watch_peers();
-            self.raft.resume();
+            self.raft.restart_clock();
+            if why != Wake::Request {
+                self.raft.send_heartbeats();
+            }
         }
     }
 
@@ -146,6 +149,17 @@ impl<L: LogReader> Peer<L> {
         }
     }
 
+    /// Whether this is a leader that will sleep unless something happens.
+    pub fn rests(&self, settings: &Settings, promises: &Promises) -> bool {
+        settings.sleep_ticks > 0 && self.raft.is_leader() && self.why_awake(settings, promises).is_none()
+    }
+
+    /// When a leader that rests may sleep.
+    pub fn sleeps_at(&self, settings: &Settings) -> u64 {
+        let awake = !self.dormancy.dormant && self.raft.is_leader();
+        if awake { self.dormancy.busy_at + u64::from(settings.sleep_ticks) } else { u64::MAX }
+    }
+
     /// Why a leader cannot sleep, even if nobody wants anything of it; `None`: it can.
     pub fn why_awake(&self, settings: &Settings, promises: &Promises) -> Option<&'static str> {
         let last = self.raft.last_index();
@@ -157,6 +171,9 @@ impl<L: LogReader> Peer<L> {
         }
         if self.has_requests() || self.raft.transferee() != raft::NONE {
             return Some("requests wait");
+        }
+        if self.has_untold() {
+            return Some("a removed peer may not know that it is");
         }
         if self.raft.storage().applied().index != last || self.raft.stable_index() != last {
             return Some("not all of its log is durable and applied");

@@ -35,7 +35,13 @@ use flotilla_proto::store::{PeerRole, RaftMessage, Region};
 use flotilla_raft::{self as raft, Message, MessageType, Role};
 
 use crate::{
-    Settings, disk::LogReader, dormancy::Wake, event::Effect, event::Target, peer::Peer, round::Round,
+    Settings,
+    disk::LogReader,
+    dormancy::Wake,
+    event::Effect,
+    event::Target,
+    peer::{Peer, patience},
+    round::Round,
     support::SupportId,
 };
 
@@ -259,7 +265,7 @@ impl<L: LogReader> Peer<L> {
         }
         if bound {
             // Whoever campaigns has heard of no leader: it is time to ask.
-            let ask = self.tick.saturating_sub(u64::from(settings.election_ticks));
+            let ask = self.tick.saturating_sub(patience(settings));
             self.quiet_since = self.quiet_since.min(ask);
         }
         let votes = &mut self.fortification.votes;

@@ -16,8 +16,8 @@ use crate::{
     event::{BatchId, Effect},
     lease::{Fortification, Promises},
     limits::{
-        ASK_AFTER_ELECTIONS, DOWN_AFTER_MS, FIRST_LOG_INDEX, INFLIGHT_BYTES_MAX, NOTICE_EVERY_MS, NOTICES,
-        PENDING_LAG_ENTRIES, SPLIT_PATIENCE_MS, UNCOMMITTED_BYTES_MAX,
+        ASK_AFTER_ELECTIONS, DOWN_AFTER_MS, FIRST_LOG_INDEX, INFLIGHT_BYTES_MAX, PENDING_LAG_ENTRIES,
+        SPLIT_PATIENCE_MS, UNCOMMITTED_BYTES_MAX, UNTOLD_MS,
     },
     requests::Requests,
     round::Round,
@@ -72,6 +72,10 @@ pub(crate) struct Peer<L: LogReader> {
     pub raft: RawNode<PeerStorage<L>>,
     /// The group has seen all ticks up to this one.
     pub tick: u64,
+    /// The group's clock runs, as of the end of the last visit.
+    clock_runs: bool,
+    /// Removed from the group, and to be told so until this tick: what says so may be lost.
+    untold: Vec<(store::Peer, u64)>,
     /// The wheel has an entry for this tick; 0: none.
     pub armed: u64,
     /// A leader's message came, or this peer asked whether it is still a member or still has that leader, at this tick.
@@ -99,8 +103,6 @@ pub(crate) struct Peer<L: LogReader> {
     strangers: Vec<store::Peer>,
     /// Kept on leaders.
     heard: Vec<Heard>,
-    /// Members that were removed when this peer led, and may not know: each with the tick of the next notice, and how many are left.
-    parted: Vec<(store::Peer, u64, u32)>,
     /// Pending and down peers as last reported.
     pub reported: Reported,
 }
@@ -164,6 +166,8 @@ impl<L: LogReader> Peer<L> {
             me,
             raft,
             tick,
+            clock_runs: false,
+            untold: Vec::new(),
             armed: 0,
             quiet_since: tick,
             fortification: Fortification::default(),
@@ -181,7 +185,6 @@ impl<L: LogReader> Peer<L> {
             role,
             strangers: Vec::new(),
             heard: Vec::new(),
-            parted: Vec::new(),
             reported: Default::default(),
         }
     }
@@ -210,33 +213,34 @@ impl<L: LogReader> Peer<L> {
     }
 
     fn asks_at(&self, settings: &Settings, promises: &Promises) -> u64 {
-        let election = u64::from(settings.election_ticks);
         if self.dormancy.dormant {
             return u64::MAX;
         }
-        let patience = if self.is_alive() && !self.raft.is_leader() && self.is_bound(promises) {
-            election
-        } else if self.asks_when_quiet() {
-            election * u64::from(ASK_AFTER_ELECTIONS)
+        let bound = self.is_alive() && !self.raft.is_leader() && self.is_bound(promises);
+        if bound || self.asks_when_quiet() { self.quiet_since.saturating_add(patience(settings)) } else { u64::MAX }
+    }
+
+    /// Ends a visit. Gives the tick at which this peer wants to be visited again; `u64::MAX`: only when something happens.
+    pub fn leave(&mut self, settings: &Settings, promises: &Promises) -> u64 {
+        let runs = self.has_ticks(settings, promises);
+        if runs && !self.clock_runs {
+            self.raft.restart_clock();
+        }
+        self.clock_runs = runs;
+        let group = if self.clock_runs {
+            self.tick.saturating_add(self.raft.ticks_until_due())
         } else {
-            return u64::MAX;
+            self.sleeps_at(settings)
         };
-        self.quiet_since.saturating_add(patience)
+        let tells = if self.has_untold() { self.tick + u64::from(settings.heartbeat_ticks) } else { u64::MAX };
+        group.min(tells).min(self.asks_at(settings, promises)).min(self.reads_due())
     }
 
-    /// The tick at which this peer wants to be visited; `u64::MAX`: only when something happens.
-    pub fn due(&self, settings: &Settings, promises: &Promises) -> u64 {
-        let group = if self.has_ticks(promises) { self.raft.ticks_until_due() } else { u64::MAX };
-        self.tick
-            .saturating_add(group)
-            .min(self.asks_at(settings, promises))
-            .min(self.reads_due())
-            .min(self.notices_due())
-    }
-
-    fn has_ticks(&self, promises: &Promises) -> bool {
+    /// Whether the group's own clock runs. It does not where the support between stores watches over the group: then neither heartbeats nor
+    /// elections are due.
+    fn has_ticks(&self, settings: &Settings, promises: &Promises) -> bool {
         // The applier may have cleared the log of one that is being removed.
-        self.is_alive() && !self.dormancy.dormant && !self.is_frozen(promises)
+        self.is_alive() && !self.dormancy.dormant && !self.is_frozen(promises) && !self.rests(settings, promises)
     }
 
     /// If it has heard of no leader for long: asks the one it is bound to whether it still leads, or all that it knows whether this is still a
@@ -261,34 +265,24 @@ impl<L: LogReader> Peer<L> {
         }
     }
 
-    /// Tells a member that was just removed, and goes on for a while: if it sleeps, bound to the leader, it asks nobody.
-    pub fn part_with(&mut self, peer: store::Peer, settings: &Settings, round: &mut Round) {
-        self.tell_removed(peer, round);
-        self.parted.push((peer, self.tick + NOTICE_EVERY_MS / settings.tick_ms, NOTICES));
+    /// Tells a peer that it is no member any more, and again for as long as its store may support this one although messages are lost. If the
+    /// support ends, it campaigns, and is told then.
+    pub fn tell_removed_for_sure(&mut self, to: store::Peer, settings: &Settings, round: &mut Round) {
+        self.tell_removed(to, round);
+        self.untold.push((to, self.tick + UNTOLD_MS / settings.tick_ms));
     }
 
-    fn notices_due(&self) -> u64 {
-        self.parted.iter().map(|(_, at, _)| *at).min().unwrap_or(u64::MAX)
-    }
-
-    /// Whether nobody is to be told of a removal any more.
-    pub fn has_parted(&self) -> bool {
-        self.parted.is_empty()
-    }
-
-    /// Repeats the notices that are due.
-    pub fn repeat_notices(&mut self, settings: &Settings, round: &mut Round) {
-        if self.tick < self.notices_due() {
-            return;
+    /// See [`Peer::tell_removed_for_sure`].
+    pub fn tell_removed_again(&mut self, round: &mut Round) {
+        self.untold.retain(|(_, until)| self.tick < *until);
+        for (to, _) in &self.untold {
+            self.tell_removed(*to, round);
         }
-        let mut parted = std::mem::take(&mut self.parted);
-        for (peer, at, left) in parted.iter_mut().filter(|(_, at, _)| *at <= self.tick) {
-            self.tell_removed(*peer, round);
-            *at = self.tick + NOTICE_EVERY_MS / settings.tick_ms;
-            *left -= 1;
-        }
-        parted.retain(|(_, _, left)| *left > 0);
-        self.parted = parted;
+    }
+
+    /// Whether removed peers may not know it yet.
+    pub fn has_untold(&self) -> bool {
+        !self.untold.is_empty()
     }
 
     /// Tells a peer that it is no member any more.
@@ -323,10 +317,10 @@ impl<L: LogReader> Peer<L> {
         }
     }
 
-    /// Lets the group see all ticks up to `tick`, unless nothing must come of them.
-    pub fn catch_up(&mut self, tick: u64, promises: &Promises) {
+    /// Lets the group see all ticks up to `tick`, unless its clock stood still since the last visit.
+    pub fn catch_up(&mut self, tick: u64) {
         if tick > self.tick {
-            if self.has_ticks(promises) {
+            if self.clock_runs {
                 self.raft.advance_ticks(tick - self.tick);
             }
             self.tick = tick;
@@ -468,6 +462,11 @@ impl<L: LogReader> Peer<L> {
         let voter = self.region.peers.iter().any(|peer| peer.id == from.id && peer.role() == PeerRole::Voter);
         is_needed_after_removal(&self.me, &self.region) && !voter && epoch.conf_ver == self.epoch().conf_ver
     }
+}
+
+/// Ticks of silence after which a peer whose clock does not run asks.
+pub(crate) fn patience(settings: &Settings) -> u64 {
+    u64::from(settings.election_ticks * ASK_AFTER_ELECTIONS)
 }
 
 /// Whether a voter must not go when it has applied its own removal. The one that stays may not know yet that the removal is committed: it

@@ -266,7 +266,7 @@ impl<L: LogReader> Peer<L> {
         self.review_leader();
         if self.is_member() {
             if self.raft.is_leader() {
-                removed.into_iter().for_each(|peer| self.part_with(peer, settings, round));
+                removed.into_iter().for_each(|peer| self.tell_removed_for_sure(peer, settings, round));
             }
             self.report_if_leader(settings, round);
         } else if !is_needed_after_removal(&me, &self.region) {

@@ -131,7 +131,6 @@ impl<L: LogReader> Peer<L> {
             && self.received.is_none()
             && self.installing.is_none()
             && self.held.is_empty()
-            && self.has_parted()
             && !self.fortification.holds_votes();
         if !at_rest {
             return None;

@@ -66,6 +66,9 @@ const SWEEP_SLICE: usize = 512;
 /// soon, and what is asked for does not stand in line behind all others.
 const CAMPAIGNS_MAX: usize = 1_024;
 
+/// Groups that are awake, beyond which no more are awakened for the sake of a store that is back, unless these stay awake.
+const AWAKE_MAX: usize = 4_096;
+
 /// Groups that share a log batch and frames at most: enough to share them well, and few enough that nothing waits long.
 const ROUND_REGIONS_MAX: usize = 2_048;
 
@@ -244,6 +247,11 @@ impl<L: LogReader> Worker<L> {
         }
     }
 
+    /// Whether enough groups are to act: the rest of what came in should wait for the next round.
+    pub fn is_full(&self) -> bool {
+        self.touched.len() >= ROUND_REGIONS_MAX
+    }
+
     /// What to do next; `None`: wait.
     pub fn poll_effect(&mut self) -> Option<Effect> {
         loop {
@@ -273,7 +281,7 @@ impl<L: LogReader> Worker<L> {
         peer.flush(&self.settings, &mut self.ready, &mut self.next_context, &mut self.round);
         peer.count_sleep(&mut self.round.counts);
         peer.count_campaign(&mut self.campaigns);
-        let due = peer.due(&self.settings, &self.round.promises);
+        let due = peer.leave(&self.settings, &self.round.promises);
         if peer.is_alive() && due != u64::MAX && (peer.armed <= self.tick || due < peer.armed) {
             peer.armed = self.wheel.set(region_id, due);
         }
@@ -336,7 +344,7 @@ impl<L: LogReader> Worker<L> {
             peer.dirty = true;
             self.touched.push(region_id);
         }
-        peer.catch_up(self.tick, &self.round.promises);
+        peer.catch_up(self.tick);
         Some((peer, &self.settings, &mut self.round))
     }
 
@@ -349,7 +357,10 @@ impl<L: LogReader> Worker<L> {
         let Some(place) = self.sweeps.iter().position(|sweep| sweep.at <= self.tick) else { return };
         let Sweep { what, next, since, .. } = self.sweeps[place];
         let elects = matches!(what, News::Elect { .. } | News::SupportEnded { .. });
-        if elects && self.campaigns > CAMPAIGNS_MAX && self.tick < since + u64::from(self.settings.election_ticks) {
+        let wakes = matches!(what, News::StoreReturned { .. });
+        let busy = (elects && self.campaigns > CAMPAIGNS_MAX)
+            || (wakes && self.peers.len() - self.round.counts.dormant > AWAKE_MAX);
+        if busy && self.tick < since + u64::from(self.settings.election_ticks) {
             self.sweeps[place].at = self.tick + 1;
             return;
         }
@@ -416,7 +427,7 @@ impl<L: LogReader> Worker<L> {
             peer.armed = 0;
             if let Some((peer, settings, round)) = self.peer(region_id) {
                 peer.ask_if_quiet(settings, round);
-                peer.repeat_notices(settings, round);
+                peer.tell_removed_again(round);
                 peer.sleep_if_idle(settings, round);
                 if peer.raft.is_leader() && peer.ailing_changed(settings) {
                     peer.report_if_leader(settings, round);

@@ -20,6 +20,7 @@ mod links;
 mod liveness;
 pub mod metrics;
 pub mod node;
+mod rest;
 pub mod services;
 mod snapshots;
 mod store;
@@ -206,6 +207,7 @@ pub async fn run(
         asked,
     ));
     let heartbeats = tokio::spawn(heartbeat::run(node.clone(), heard));
+    let rest = tokio::spawn(rest::run(store.clone()));
 
     started(Started { cluster_id: ident.cluster_id, store_id: ident.store_id, address: store.address.clone() });
     let stopping = {
@@ -217,6 +219,7 @@ pub async fn run(
     };
     services::listener::serve(listener, node, tls, stopping).await;
 
+    rest.abort();
     heartbeats.abort();
     placement.abort();
     transport.shutdown().await;

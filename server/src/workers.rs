@@ -136,6 +136,9 @@ impl Runner {
                     }
                     Mail::Stop => return,
                 }
+                if worker.is_full() {
+                    break;
+                }
             }
             metrics().loop_seconds.observe(started.elapsed().as_secs_f64());
         }

@@ -147,8 +147,25 @@ impl World {
         let child = self.fresh_id();
         let peer_ids = region.peers.iter().map(|_| self.fresh_id()).collect();
         let children = vec![SplitChild { region_id: child, peer_ids, start_key: key.to_vec().into() }];
-        self.carry_out(key, &Command::Split(Split { children }));
-        child
+        let command = Command::Split(Split { children });
+        let until = self.now_us + PATIENCE_MS * 1000;
+        loop {
+            assert!(self.now_us < until, "the split at {} is not carried out", key.escape_ascii());
+            match self.led(key) {
+                // It was carried out although the answer came too late.
+                Some((region, _)) if region.start_key == key => return region.id,
+                Some((region, store)) => {
+                    let target = Target { region_id: region.id, ..Target::default() };
+                    let answer = self.ask_once(store, Request::Command { target, command: command.clone() });
+                    if let Answer::Commanded(_) = answer {
+                        return child;
+                    }
+                }
+                None => {}
+            }
+            self.assert_lawful();
+            self.run_for_ms(20);
+        }
     }
 
     /// Adds a voter on a store, by way of a learner; answers the peer's id.
@@ -192,10 +209,20 @@ impl World {
     pub fn lead_from(&mut self, key: &[u8], store: usize) {
         let store_id = self.stores[store].id;
         self.wait_until("somebody leads", |world| world.led(key).is_some());
-        let (region, _) = self.led(key).expect("just seen");
-        let to = region.peers.iter().find(|peer| peer.store_id == store_id).expect("a member is there").id;
-        self.carry_out(key, &Command::TransferLeader { to_peer: to });
-        self.wait_until("the lead is taken", |world| world.led(key).is_some_and(|(_, leader)| leader == store));
+        let until = self.now_us + PATIENCE_MS * 1000;
+        // After a split, the parent may still be taken for the region that holds the key.
+        while self.led(key).is_none_or(|(_, leader)| leader != store) {
+            assert!(self.now_us < until, "store {} does not take the lead of {}", store + 1, key.escape_ascii());
+            if let Some((region, leader)) = self.led(key)
+                && let Some(to) = region.peers.iter().find(|peer| peer.store_id == store_id)
+            {
+                let target = Target { region_id: region.id, ..Target::default() };
+                let command = Command::TransferLeader { to_peer: to.id };
+                self.ask_once(leader, Request::Command { target, command });
+            }
+            self.assert_lawful();
+            self.run_for_ms(20);
+        }
     }
 
     /// What a store's disk says of a region's peer.

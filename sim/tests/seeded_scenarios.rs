@@ -93,7 +93,7 @@ fn a_lease_before_an_own_entry_is_applied_serves_what_is_old() {
 
 #[test]
 fn an_answer_that_counts_for_all_groups_confirms_what_is_old() {
-    harms(17, "a stale read", |seed| {
+    harms(17, "a read finds all that was applied anywhere", |seed| {
         // Both groups are led by one store; the messages of one of them and those about support are lost.
         let knobs = Knobs { regions: 2, workers: 1, tick_ms: 20, sleep_ticks: 0, lease_reads: 0, ..Knobs::calm(seed) };
         let mut world = World::scripted(knobs);

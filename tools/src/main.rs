@@ -18,6 +18,10 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 
+/// Also RocksDB's. It gives memory back some seconds after it was freed, also to a store with many small things in between.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Flotilla: an ordered, replicated key-value store of many small rafts.
 #[derive(Parser)]
 #[command(name = "flotilla", version, propagate_version = true)]
