@@ -209,6 +209,14 @@ impl<S: Storage, O: Observer> RawNode<S, O> {
         self.raft.heartbeat_elapsed = 0;
     }
 
+    /// On a peer that does not lead: waits for another election timeout, as a follower, and lets others campaign.
+    pub fn stand_back(&mut self) {
+        if self.raft.role != Role::Leader {
+            let (term, leader) = (self.raft.term, self.raft.leader);
+            self.raft.become_follower(term, leader);
+        }
+    }
+
     /// On a leader: sends heartbeats now. They do not wait for the next ones any less.
     pub fn send_heartbeats(&mut self) {
         self.step_local(Message { kind: MessageType::Beat, ..Message::default() });

@@ -66,6 +66,13 @@ pub const SPLIT_CHILDREN_MAX: usize = 256;
 /// Bytes of changes that the applier gathers before it writes them.
 pub const APPLY_BATCH_BYTES: usize = 1 << 20;
 
+/// Groups of one worker whose peers here campaign at the same time. Others whose time has come wait, unless a client asks for them: with many
+/// more, each would wait for answers longer than it has patience, and begin again, for ever.
+pub const CAMPAIGNS_MAX: usize = 1_024;
+
+/// Groups of one worker whose clock runs, as they have work to do, beyond which no more are awakened without need.
+pub const RESTLESS_MAX: usize = 2_048;
+
 /// Term and index at which the log of every region begins. Above 0, so that an uninitialised peer (which has nothing) differs.
 pub const FIRST_LOG_INDEX: u64 = 5;
 /// See [`FIRST_LOG_INDEX`].
@@ -89,6 +96,10 @@ pub struct Limits {
     pub log_lag_entries: u64,
     /// See [`CACHE_BYTES_MAX`].
     pub cache_bytes_max: usize,
+    /// See [`CAMPAIGNS_MAX`].
+    pub campaigns_max: usize,
+    /// See [`RESTLESS_MAX`].
+    pub restless_max: usize,
 }
 
 impl Default for Limits {
@@ -101,6 +112,8 @@ impl Default for Limits {
             log_cut_entries: LOG_CUT_ENTRIES,
             log_lag_entries: LOG_LAG_ENTRIES,
             cache_bytes_max: CACHE_BYTES_MAX,
+            campaigns_max: CAMPAIGNS_MAX,
+            restless_max: RESTLESS_MAX,
         }
     }
 }

@@ -86,8 +86,8 @@ pub(crate) struct Peer<L: LogReader> {
     pub waits_for_split_until: u64,
     /// In the worker's list of touched groups.
     pub dirty: bool,
-    /// As last counted: it is a candidate.
-    pub campaigns: bool,
+    /// As of the end of the last visit.
+    campaigns: bool,
     pub requests: Requests,
     pub durability: Durability,
     /// Messages to step when the applier has come to an index. In index order.
@@ -221,12 +221,16 @@ impl<L: LogReader> Peer<L> {
     }
 
     /// Ends a visit. Gives the tick at which this peer wants to be visited again; `u64::MAX`: only when something happens.
-    pub fn leave(&mut self, settings: &Settings, promises: &Promises) -> u64 {
+    pub fn leave(&mut self, settings: &Settings, promises: &Promises, busy: &mut Busy) -> u64 {
         let runs = self.has_ticks(settings, promises);
         if runs && !self.clock_runs {
             self.raft.restart_clock();
         }
+        self.uncount_busy(busy);
         self.clock_runs = runs;
+        self.campaigns = matches!(self.raft.role(), raft::Role::Candidate | raft::Role::PreCandidate);
+        busy.restless += usize::from(self.clock_runs);
+        busy.campaigns += usize::from(self.campaigns);
         let group = if self.clock_runs {
             self.tick.saturating_add(self.raft.ticks_until_due())
         } else {
@@ -318,13 +322,25 @@ impl<L: LogReader> Peer<L> {
     }
 
     /// Lets the group see all ticks up to `tick`, unless its clock stood still since the last visit.
-    pub fn catch_up(&mut self, tick: u64) {
-        if tick > self.tick {
-            if self.clock_runs {
-                self.raft.advance_ticks(tick - self.tick);
-            }
-            self.tick = tick;
+    ///
+    /// Unless `may_campaign`, a peer whose time has come to campaign waits for another timeout; if it campaigns already, it stands back for others.
+    pub fn catch_up(&mut self, tick: u64, may_campaign: bool) {
+        let ticks = tick.saturating_sub(self.tick);
+        self.tick = tick;
+        if ticks == 0 || !self.clock_runs {
+            return;
         }
+        if may_campaign || self.raft.is_leader() || self.raft.ticks_until_due() > ticks {
+            self.raft.advance_ticks(ticks);
+        } else {
+            self.raft.stand_back();
+        }
+    }
+
+    /// Takes this peer out of what [`Peer::leave`] has counted.
+    pub fn uncount_busy(&mut self, busy: &mut Busy) {
+        busy.restless -= usize::from(std::mem::take(&mut self.clock_runs));
+        busy.campaigns -= usize::from(std::mem::take(&mut self.campaigns));
     }
 
     /// Notes that a message came from a peer.
@@ -462,6 +478,15 @@ impl<L: LogReader> Peer<L> {
         let voter = self.region.peers.iter().any(|peer| peer.id == from.id && peer.role() == PeerRole::Voter);
         is_needed_after_removal(&self.me, &self.region) && !voter && epoch.conf_ver == self.epoch().conf_ver
     }
+}
+
+/// How many peers of a worker have work of their own.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Busy {
+    /// Those that campaign.
+    pub campaigns: usize,
+    /// Those whose group's clock runs.
+    pub restless: usize,
 }
 
 /// Ticks of silence after which a peer whose clock does not run asks.

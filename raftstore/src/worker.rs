@@ -10,7 +10,7 @@ use std::{
 };
 
 use flotilla_proto::store::{self, RaftMessage, Region};
-use flotilla_raft::{HardState, MessageType, Ready, Role, SnapshotStatus, StepError};
+use flotilla_raft::{HardState, MessageType, Ready, SnapshotStatus, StepError};
 
 use crate::{
     Settings,
@@ -19,7 +19,7 @@ use crate::{
     dormancy::{Counts, Wake, sleeps_from_start},
     event::{Effect, Event},
     limits::{FIRST_LOG_INDEX, FIRST_LOG_TERM},
-    peer::{Fate, Installing, Peer, conf_state, is_needed_after_removal},
+    peer::{Busy, Fate, Installing, Peer, conf_state, is_needed_after_removal},
     record::{Record, Slot},
     recover::{Recovered, RecoveredPeer},
     refusal,
@@ -62,13 +62,6 @@ enum News {
 /// Peers in a slice.
 const SWEEP_SLICE: usize = 512;
 
-/// Peers that campaign at the same time, beyond which no more are told to, unless those that do get nowhere. So the first ones are done
-/// soon, and what is asked for does not stand in line behind all others.
-const CAMPAIGNS_MAX: usize = 1_024;
-
-/// Groups that are awake, beyond which no more are awakened for the sake of a store that is back, unless these stay awake.
-const AWAKE_MAX: usize = 4_096;
-
 /// Groups that share a log batch and frames at most: enough to share them well, and few enough that nothing waits long.
 const ROUND_REGIONS_MAX: usize = 2_048;
 
@@ -85,8 +78,8 @@ pub struct Worker<L: LogReader> {
     sweeps: VecDeque<Sweep>,
     /// Nothing was handled since the last slice of a sweep: what comes in goes first.
     swept: bool,
-    /// Peers that campaign.
-    campaigns: usize,
+    /// Peers that campaign, and peers whose group's clock runs.
+    busy: Busy,
     round: Round,
     wheel: Wheel,
     /// Ticks seen. Advances with the caller's clock, but not over a time in which this worker was not running.
@@ -111,7 +104,7 @@ impl<L: LogReader> Worker<L> {
             touched: Vec::new(),
             sweeps: VecDeque::new(),
             swept: false,
-            campaigns: 0,
+            busy: Busy::default(),
             round: Round::new(),
             wheel: Wheel::new(0),
             tick: 0,
@@ -280,8 +273,7 @@ impl<L: LogReader> Worker<L> {
         peer.dirty = false;
         peer.flush(&self.settings, &mut self.ready, &mut self.next_context, &mut self.round);
         peer.count_sleep(&mut self.round.counts);
-        peer.count_campaign(&mut self.campaigns);
-        let due = peer.leave(&self.settings, &self.round.promises);
+        let due = peer.leave(&self.settings, &self.round.promises, &mut self.busy);
         if peer.is_alive() && due != u64::MAX && (peer.armed <= self.tick || due < peer.armed) {
             peer.armed = self.wheel.set(region_id, due);
         }
@@ -344,7 +336,7 @@ impl<L: LogReader> Worker<L> {
             peer.dirty = true;
             self.touched.push(region_id);
         }
-        peer.catch_up(self.tick);
+        peer.catch_up(self.tick, self.busy.campaigns < self.settings.limits.campaigns_max);
         Some((peer, &self.settings, &mut self.round))
     }
 
@@ -356,11 +348,10 @@ impl<L: LogReader> Worker<L> {
     fn sweep(&mut self) {
         let Some(place) = self.sweeps.iter().position(|sweep| sweep.at <= self.tick) else { return };
         let Sweep { what, next, since, .. } = self.sweeps[place];
-        let elects = matches!(what, News::Elect { .. } | News::SupportEnded { .. });
-        let wakes = matches!(what, News::StoreReturned { .. });
-        let busy = (elects && self.campaigns > CAMPAIGNS_MAX)
-            || (wakes && self.peers.len() - self.round.counts.dormant > AWAKE_MAX);
-        if busy && self.tick < since + u64::from(self.settings.election_ticks) {
+        let wakes = !matches!(what, News::PromisesOver | News::ReportAll);
+        let limits = &self.settings.limits;
+        let busy = self.busy.campaigns >= limits.campaigns_max || self.busy.restless >= limits.restless_max;
+        if wakes && busy && self.tick < since + u64::from(self.settings.election_ticks) {
             self.sweeps[place].at = self.tick + 1;
             return;
         }
@@ -652,7 +643,7 @@ impl<L: LogReader> Worker<L> {
                 panic!("a peer stays until it is destroyed")
             };
             peer.uncount_sleep(&mut self.round.counts);
-            peer.uncount_campaign(&mut self.campaigns);
+            peer.uncount_busy(&mut self.busy);
             let Fate::Doomed { min_peer_id, .. } = peer.fate else { panic!("only doomed peers are destroyed") };
             self.tombstones.insert(region_id, min_peer_id);
             #[cfg(feature = "seeded-bugs")]
@@ -696,7 +687,7 @@ impl<L: LogReader> Worker<L> {
         };
         if let Some(old) = &mut old {
             old.uncount_sleep(&mut self.round.counts);
-            old.uncount_campaign(&mut self.campaigns);
+            old.uncount_busy(&mut self.busy);
         }
         let mut hard_state = match &old {
             Some(old) if old.is_initialized() => panic!("region {region_id} came into being twice on this store"),
@@ -748,19 +739,6 @@ impl<L: LogReader> Worker<L> {
 }
 
 impl<L: LogReader> Peer<L> {
-    fn count_campaign(&mut self, campaigns: &mut usize) {
-        let campaigns_now = matches!(self.raft.role(), Role::Candidate | Role::PreCandidate) && self.is_alive();
-        match (std::mem::replace(&mut self.campaigns, campaigns_now), campaigns_now) {
-            (false, true) => *campaigns += 1,
-            (true, false) => *campaigns -= 1,
-            _ => {}
-        }
-    }
-
-    fn uncount_campaign(&mut self, campaigns: &mut usize) {
-        *campaigns -= usize::from(std::mem::take(&mut self.campaigns));
-    }
-
     /// Hands the lead to the most advanced live follower.
     fn hand_over(&mut self, settings: &Settings) {
         self.wake(Wake::Lead);

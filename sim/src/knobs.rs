@@ -368,6 +368,8 @@ fn random_limits(rng: &mut Rng) -> Limits {
         log_cut_entries: rng.pick(&[1, 5, 50]),
         log_lag_entries: rng.pick(&[5, 50, 20_000]),
         cache_bytes_max: rng.pick(&[0, 500, 256 << 10]),
+        campaigns_max: rng.pick(&[1, 2, 1_024]),
+        restless_max: rng.pick(&[1, 2_048]),
     };
     // One small message at a time carries 27 entries a second over a slow network: too few to catch up in the end.
     let inflight_msgs_max =
