@@ -206,12 +206,12 @@ impl<L: LogReader> Peer<L> {
     }
 
     pub fn is_bound(&self, promises: &Promises) -> bool {
-        !seeded(26) && self.fortification.binding.is_some_and(|binding| promises.holds(&binding))
+        self.fortification.binding.is_some_and(|binding| promises.holds(&binding))
     }
 
     /// Whether this peer must help nobody to the lead, itself included.
     pub fn is_frozen(&self, promises: &Promises) -> bool {
-        !self.raft.is_leader() && (self.waits(promises) || self.is_bound(promises))
+        !self.raft.is_leader() && (self.waits(promises) || (self.is_bound(promises) && !seeded(26)))
     }
 
     /// Whether a former process of this store may have promised something that still binds this peer.
@@ -259,7 +259,7 @@ impl<L: LogReader> Peer<L> {
     ) -> Option<Message> {
         let promises = &round.promises;
         let of_leader = self.fortification.binding.is_some_and(|binding| binding.store_id == from_store);
-        let bound = self.is_bound(promises) && !of_leader;
+        let bound = self.is_bound(promises) && !of_leader && !seeded(26);
         if message.is_vote_for_transfer() || self.raft.is_leader() || !(bound || self.waits(promises)) {
             return Some(message);
         }

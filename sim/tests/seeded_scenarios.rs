@@ -120,3 +120,28 @@ fn an_answer_that_counts_for_all_groups_confirms_what_is_old() {
         Ok(world)
     });
 }
+
+#[test]
+fn support_that_is_counted_from_the_answer_outlasts_the_promise() {
+    harms(14, "nobody is elected while a lease is good", |seed| {
+        let (mut world, _, leader, _) = led(Knobs { tick_ms: 100, sleep_ticks: 0, ..Knobs::calm(seed) });
+        // At different times between a question and the next, nothing leaves the leader's store any more. The last answer still comes.
+        world.run_for_ms(seed * 25);
+        for other in (1..=3).filter(|other| *other != leader as u64 + 1) {
+            world.network.cut(leader as u64 + 1, other);
+        }
+        world.run_for_ms(3_000);
+        Ok(world)
+    });
+}
+
+#[test]
+fn a_lease_that_lasts_over_a_split_overlaps_with_the_childs() {
+    harms(28, "one good lease of a key at any time", |seed| {
+        let (mut world, _, _, followers) = led(Knobs::calm(seed));
+        world.split_at(b"k05");
+        world.lead_from(b"k05", followers[0]);
+        world.run_for_ms(500);
+        Ok(world)
+    });
+}
