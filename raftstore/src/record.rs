@@ -99,10 +99,10 @@ impl<L: LogReader> Slot<L> {
         }
     }
 
-    /// Whether a dormant leader sleeps without the member on a store.
-    pub fn sleeps_without(&self, store_id: u64) -> bool {
+    /// Whether this is a leader, and the member on a store lags.
+    pub fn leads_without(&self, store_id: u64) -> bool {
         let member = self.region().peers.iter().find(|peer| peer.store_id == store_id);
-        let Some(member) = member.filter(|_| self.is_dormant() && self.is_leader()) else { return false };
+        let Some(member) = member.filter(|_| self.is_leader()) else { return false };
         match self {
             Slot::Peer(peer) => !peer.has_all(member.id),
             Slot::Record(record) => record.group.lags(member.id),

@@ -380,7 +380,7 @@ impl<L: LogReader> Worker<L> {
         let concerned = match what {
             News::SupportEnded { store_id, .. } => slot.binding().is_some_and(|binding| binding.store_id == store_id),
             News::StoreReturned { store_id } => slot.is_dormant() && slot.is_leader() && is_on(store_id),
-            News::StoreAsks { store_id } => slot.sleeps_without(store_id),
+            News::StoreAsks { store_id } => slot.leads_without(store_id),
             News::PromisesOver => !slot.is_dormant(),
             News::Elect { .. } => slot.is_dormant() && slot.leader_id() == flotilla_raft::NONE,
             News::ReportAll | News::Drain => slot.is_leader(),
@@ -391,7 +391,12 @@ impl<L: LogReader> Worker<L> {
         let Some((peer, settings, round)) = self.peer(region_id) else { return };
         match what {
             News::SupportEnded { store_id, id } => peer.support_ended(store_id, id, settings),
-            News::StoreReturned { .. } | News::StoreAsks { .. } => peer.wake(Wake::StoreReturned),
+            News::StoreReturned { .. } => peer.wake(Wake::StoreReturned),
+            News::StoreAsks { .. } => {
+                peer.wake(Wake::StoreReturned);
+                // That it was not heard from for long says nothing now.
+                peer.watch_peers();
+            }
             News::PromisesOver => peer.promises_over(&round.promises),
             News::Elect { all } => peer.elect_after_start(all, &round.promises),
             News::ReportAll => peer.report_if_leader(settings, round),
