@@ -36,6 +36,11 @@ struct Leading {
 }
 
 impl Quiescent {
+    /// Whether a member may lack entries, as far as this peer knows.
+    pub fn lags(&self, id: u64) -> bool {
+        self.leading.iter().flat_map(|leading| &leading.lagging[..]).any(|(lagging, _)| *lagging == id)
+    }
+
     /// A peer that has just started, as [`RawNode::new`] would have it.
     pub fn of_start(term: u64, vote: u64) -> Quiescent {
         Quiescent { term, vote, leader_id: NONE, leading: None }

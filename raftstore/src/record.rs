@@ -101,6 +101,16 @@ impl<L: LogReader> Slot<L> {
         }
     }
 
+    /// Whether this is a leader, and the member on a store lags.
+    pub fn leads_without(&self, store_id: u64) -> bool {
+        let member = self.region().peers.iter().find(|peer| peer.store_id == store_id);
+        let Some(member) = member.filter(|_| self.is_leader()) else { return false };
+        match self {
+            Slot::Peer(peer) => !peer.has_all(member.id),
+            Slot::Record(record) => record.group.lags(member.id),
+        }
+    }
+
     pub fn binding(&self) -> Option<Binding> {
         match self {
             Slot::Peer(peer) => peer.fortification.binding,
@@ -111,7 +121,7 @@ impl<L: LogReader> Slot<L> {
 
 impl<L: LogReader> Peer<L> {
     /// What is to be kept of this peer while it sleeps; `None` if it does not, or something is under way. The peer is to be dropped then.
-    pub fn to_record(&mut self, synced: u64) -> Option<Record> {
+    pub fn take_record(&mut self, synced: u64) -> Option<Record> {
         let at_rest = self.dormancy.dormant
             && self.fate == Fate::Alive
             && self.is_initialized()
