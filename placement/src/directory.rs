@@ -5,6 +5,7 @@
 //! are durable in the system group; leaders and lagging peers are gathered anew after a change of the driver.
 
 use alloc::{
+    boxed::Box,
     collections::{BTreeMap, BTreeSet},
     vec::Vec,
 };
@@ -71,7 +72,7 @@ pub(crate) struct Change {
 /// from `by_id` and have neither zeros nor empty sets.
 #[derive(Default)]
 pub(crate) struct Directory {
-    by_id: BTreeMap<u64, Entry>,
+    by_id: BTreeMap<u64, Box<Entry>>,
     by_start: BTreeMap<Place, u64>,
     on_store: BTreeMap<u64, usize>,
     led_by: BTreeMap<u64, BTreeSet<u64>>,
@@ -84,7 +85,7 @@ impl Directory {
     }
 
     pub fn get(&self, region_id: u64) -> Option<&Entry> {
-        self.by_id.get(&region_id)
+        self.by_id.get(&region_id).map(Box::as_ref)
     }
 
     /// What a predecessor left, newest first; a region that overlaps a newer one is dropped, and so are its pairs.
@@ -131,7 +132,7 @@ impl Directory {
         if overlapping.iter().any(|id| version(id) > epoch.version) {
             return None;
         }
-        let foreign = foreign(old, &report.region);
+        let foreign = foreign(old.map(Box::as_ref), &report.region);
         let mut writes = Vec::new();
         if old.is_none_or(|old| old.region != report.region) {
             writes.push(Record::Region(report.region.clone()).write());
@@ -205,7 +206,7 @@ impl Directory {
         let first = self.holder(space, start).map_or((space, start.clone()), Entry::place);
         let before_end = |((s, start), _): &(&Place, &u64)| *s == space && (end.is_empty() || start < end);
         let wanted = |entry: &&Entry| store_id == 0 || entry.region.peers.iter().any(|peer| peer.store_id == store_id);
-        let entries = self.by_start.range(first..).take_while(before_end).map(|(_, id)| &self.by_id[id]);
+        let entries = self.by_start.range(first..).take_while(before_end).map(|(_, id)| &*self.by_id[id]);
         entries.filter(wanted).take(limit).map(Entry::info).collect()
     }
 
@@ -226,7 +227,7 @@ impl Directory {
         let led = self.led_by.get(&store_id).into_iter();
         led.flat_map(move |led| led.range((Bound::Excluded(after), Bound::Unbounded)))
             .take(limit)
-            .map(|id| &self.by_id[id])
+            .map(|id| &*self.by_id[id])
     }
 
     /// Up to `limit` region ids after `after`.
@@ -275,11 +276,11 @@ impl Directory {
         }
         let taken = self.by_start.insert(place, id);
         assert!(taken.is_none(), "two regions never begin at the same key");
-        let known = self.by_id.insert(id, entry);
+        let known = self.by_id.insert(id, Box::new(entry));
         assert!(known.is_none(), "a region is linked once");
     }
 
-    fn unlink(&mut self, region_id: u64) -> Option<Entry> {
+    fn unlink(&mut self, region_id: u64) -> Option<Box<Entry>> {
         let entry = self.by_id.remove(&region_id)?;
         let place = entry.place();
         for peer in &entry.region.peers {

@@ -78,8 +78,10 @@ pub(crate) fn check_region(mut region: Region) -> Result<Region, &'static str> {
             return Err("two peers share an id or a store");
         }
     }
-    region.start_key = Bytes::copy_from_slice(&region.start_key);
-    region.end_key = Bytes::copy_from_slice(&region.end_key);
+    let keys = Bytes::from([&region.start_key[..], &region.end_key[..]].concat());
+    region.end_key = keys.slice(region.start_key.len()..);
+    region.start_key = keys.slice(..region.start_key.len());
+    region.peers.shrink_to_fit();
     Ok(region)
 }
 

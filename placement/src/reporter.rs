@@ -58,9 +58,8 @@ impl Reporter {
         } else {
             self.changed.iter().copied().take(limits::REPORTS_PER_HEARTBEAT).collect()
         };
-        let decode =
-            |encoded: &Box<[u8]>| RegionReport::decode(&encoded[..]).expect("what was encoded here can be read");
-        let regions = self.told.iter().filter_map(|id| self.led.get(id)).map(decode).collect();
+        let decode = |encoded: &[u8]| RegionReport::decode(encoded).expect("what was encoded here can be read");
+        let regions = self.told.iter().filter_map(|id| self.led.get(id)).map(|encoded| decode(encoded)).collect();
         // What changes from here on is told next time.
         for id in &self.told {
             self.changed.remove(id);

@@ -5,7 +5,8 @@
 //! the stores. The last heartbeat may be lost: a follower that is awake and bound asks, and is told again, which wakes nobody.
 //!
 //! **What wakes a leader**: a write, a command, a read that the lease does not cover, any message of the group but the answers to its last
-//! heartbeat, and the return of a member's store, which must be bound anew. Reads under the lease wake nobody.
+//! heartbeat, a question of a follower that lags, and the return of a member's store, which must be bound anew, or brought up to date if
+//! the group fell asleep without it. Reads under the lease wake nobody.
 //!
 //! **What wakes a follower**: any message of a leader that is awake; and the end of the support that it is bound under, upon which it campaigns or
 //! lets the others do so. There is no dormant follower that is not bound to its leader.
@@ -120,6 +121,9 @@ impl<L: LogReader> Peer<L> {
     /// A request came: whoever knows of no leader since the start, or has not been told yet that its leader's support is over, campaigns. What is
     /// asked for comes before what nobody asks for.
     pub fn wake_for_request(&mut self, settings: &Settings, promises: &Promises) {
+        if !self.is_alive() {
+            return;
+        }
         let lost =
             self.give_up_leader(settings, promises) || self.dormancy.dormant && self.raft.leader_id() == raft::NONE;
         self.wake(Wake::Request);
@@ -184,11 +188,24 @@ impl<L: LogReader> Peer<L> {
         behind.then_some("a member lags, or is not bound to it")
     }
 
+    /// A member's store is back. Its peers have to be bound anew; those that have all are only told to sleep on.
+    pub fn store_returned(&mut self, store_id: u64, round: &mut Round) {
+        let Some(to) = self.region.peers.iter().find(|peer| peer.store_id == store_id).copied() else { return };
+        if self.has_all(to.id) {
+            self.lull(to, round);
+        } else {
+            self.wake(Wake::StoreReturned);
+        }
+    }
+
+    /// Whether a member has the whole log.
+    pub fn has_all(&self, peer_id: u64) -> bool {
+        self.raft.progress_of(peer_id).is_some_and(|progress| progress.match_index == self.raft.last_index())
+    }
+
     /// Sends the last heartbeat before the group sleeps: a follower that has all that is committed sleeps, too.
     pub fn lull(&self, to: store::Peer, round: &mut Round) {
-        let caught_up =
-            self.raft.progress_of(to.id).is_some_and(|progress| progress.match_index == self.raft.last_index());
-        if !caught_up {
+        if !self.has_all(to.id) {
             return;
         }
         let heartbeat = Message {

@@ -245,17 +245,17 @@ impl<L: LogReader> Peer<L> {
     }
 
     pub fn is_bound(&self, promises: &Promises) -> bool {
-        !seeded(26) && self.fortification.binding.is_some_and(|binding| promises.holds(&binding))
+        self.fortification.binding.is_some_and(|binding| promises.holds(&binding))
     }
 
     /// Whether this peer must help nobody to the lead, itself included.
     pub fn is_frozen(&self, promises: &Promises) -> bool {
-        !self.raft.is_leader() && (self.waits(promises) || self.is_bound(promises))
+        !self.raft.is_leader() && (self.waits(promises) || (self.is_bound(promises) && !seeded(26)))
     }
 
     /// Whether a former process of this store may have promised something that still binds this peer.
     fn waits(&self, promises: &Promises) -> bool {
-        !promises.former_over && !self.is_only_voter() && !seeded(27)
+        !promises.former_over && !self.is_only_voter()
     }
 
     /// Binds this peer if `message` answers its leader; gives the id to be sent along, 0 for none.
@@ -298,7 +298,7 @@ impl<L: LogReader> Peer<L> {
     ) -> Option<Message> {
         let promises = &round.promises;
         let of_leader = self.fortification.binding.is_some_and(|binding| binding.store_id == from_store);
-        let bound = self.is_bound(promises) && !of_leader;
+        let bound = self.is_bound(promises) && !of_leader && !seeded(26);
         if message.is_vote_for_transfer() || self.raft.is_leader() || !(bound || self.waits(promises)) {
             return Some(message);
         }
@@ -439,6 +439,8 @@ impl<L: LogReader> Peer<L> {
         let fortification = &self.fortification;
         let applied = self.raft.storage().applied();
         let term = self.raft.term();
+        // What stands in the log of a new leader may change the members.
+        let changes_members = self.raft.has_pending_conf_change() && (applied.term == term || !seeded(29));
         if !self.raft.is_leader() || !self.is_alive() || self.me.role() != PeerRole::Voter {
             Some(NoLease::NotLeading)
         } else if applied.term != term && !seeded(29) {
@@ -447,7 +449,7 @@ impl<L: LogReader> Peer<L> {
             Some(NoLease::HandingOver)
         } else if fortification.split_at > applied.index && !seeded(28) {
             Some(NoLease::Splitting)
-        } else if self.raft.has_pending_conf_change() {
+        } else if changes_members {
             Some(NoLease::ChangingMembers)
         } else if self.voters_bound() + 1 < self.quorum() {
             Some(NoLease::TooFewBound)
@@ -462,7 +464,8 @@ impl<L: LogReader> Peer<L> {
             return None;
         }
         let epoch = self.epoch();
-        Some((self.raft.term(), epoch.version, epoch.conf_ver, self.fortification.changes))
+        let version = if seeded(28) { 0 } else { epoch.version };
+        Some((self.raft.term(), version, epoch.conf_ver, self.fortification.changes))
     }
 
     fn other_voters(&self) -> impl Iterator<Item = &flotilla_proto::store::Peer> {

@@ -44,6 +44,9 @@ pub const PENDING_LAG_ENTRIES: u64 = 1_000;
 /// A learner may be promoted when it lags by no more entries than this.
 pub const PROMOTE_LAG_ENTRIES: u64 = 200;
 
+/// For so long a removed member is told so: a store can support another one, and yet lose all that it says of a region for some seconds.
+pub const UNTOLD_MS: u64 = 10_000;
+
 /// A peer that the leader has not heard from for this long counts as down.
 pub const DOWN_AFTER_MS: u64 = 10_000;
 

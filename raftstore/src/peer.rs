@@ -17,7 +17,7 @@ use crate::{
     lease::{Fortification, Promises},
     limits::{
         ASK_AFTER_ELECTIONS, DOWN_AFTER_MS, FIRST_LOG_INDEX, INFLIGHT_BYTES_MAX, PENDING_LAG_ENTRIES,
-        SPLIT_PATIENCE_MS, UNCOMMITTED_BYTES_MAX,
+        SPLIT_PATIENCE_MS, UNCOMMITTED_BYTES_MAX, UNTOLD_MS,
     },
     requests::Requests,
     round::Round,
@@ -101,10 +101,19 @@ pub(crate) struct Peer<L: LogReader> {
     pub role: KnownRole,
     /// Peers that spoke to us and are not in the region as we know it: where to answer. Bounded.
     strangers: Vec<store::Peer>,
-    /// When each other peer was last heard from. Kept on leaders.
-    heard: Vec<(u64, u64)>,
+    /// Kept on leaders.
+    heard: Vec<Heard>,
     /// Pending and down peers as last reported.
     pub reported: Reported,
+}
+
+/// What a leader has heard of a peer.
+struct Heard {
+    peer_id: u64,
+    /// When it was last heard from, or began to be watched.
+    tick: u64,
+    /// It was heard from since this peer leads.
+    answers: bool,
 }
 
 /// Pending and down peers.
@@ -234,7 +243,8 @@ impl<L: LogReader> Peer<L> {
     /// Whether the group's own clock runs. It does not where the support between stores watches over the group: then neither heartbeats nor
     /// elections are due.
     fn has_ticks(&self, settings: &Settings, promises: &Promises) -> bool {
-        !self.dormancy.dormant && !self.is_frozen(promises) && !self.rests(settings, promises)
+        // The applier may have cleared the log of one that is being removed.
+        self.is_alive() && !self.dormancy.dormant && !self.is_frozen(promises) && !self.rests(settings, promises)
     }
 
     /// If it has heard of no leader for long: asks the one it is bound to whether it still leads, or all that it knows whether this is still a
@@ -263,7 +273,7 @@ impl<L: LogReader> Peer<L> {
     /// support ends, it campaigns, and is told then.
     pub fn tell_removed_for_sure(&mut self, to: store::Peer, settings: &Settings, round: &mut Round) {
         self.tell_removed(to, round);
-        self.untold.push((to, self.tick + patience(settings)));
+        self.untold.push((to, self.tick + UNTOLD_MS / settings.tick_ms));
     }
 
     /// See [`Peer::tell_removed_for_sure`].
@@ -337,10 +347,8 @@ impl<L: LogReader> Peer<L> {
     pub fn hear(&mut self, from: store::Peer) {
         if self.region.peers.iter().any(|peer| peer.id == from.id) {
             if self.raft.is_leader() {
-                match self.heard.iter_mut().find(|(id, _)| *id == from.id) {
-                    Some((_, tick)) => *tick = self.tick,
-                    None => self.heard.push((from.id, self.tick)),
-                }
+                self.heard.retain(|heard| heard.peer_id != from.id);
+                self.heard.push(Heard { peer_id: from.id, tick: self.tick, answers: true });
             }
         } else if !self.strangers.contains(&from) {
             self.strangers.retain(|peer| peer.id != from.id);
@@ -351,9 +359,9 @@ impl<L: LogReader> Peer<L> {
         }
     }
 
-    /// When a leader last heard from another peer.
+    /// When a leader last heard from another peer, or began to watch it.
     pub fn heard_at(&self, peer_id: u64) -> Option<u64> {
-        self.heard.iter().find(|(id, _)| *id == peer_id).map(|(_, tick)| *tick)
+        self.heard.iter().find(|heard| heard.peer_id == peer_id).map(|heard| heard.tick)
     }
 
     pub fn is_down(&self, peer_id: u64, settings: &Settings) -> bool {
@@ -362,6 +370,12 @@ impl<L: LogReader> Peer<L> {
         }
         let heard = self.heard_at(peer_id).unwrap_or(0);
         peer_id != self.me.id && (self.tick - heard.min(self.tick)) * settings.tick_ms > DOWN_AFTER_MS
+    }
+
+    /// Whether a peer was heard from since this one leads, and not too long ago.
+    pub fn answers(&self, peer_id: u64, settings: &Settings) -> bool {
+        let heard = || self.heard.iter().any(|heard| heard.peer_id == peer_id && heard.answers);
+        peer_id == self.me.id || ((heard() || self.is_bound_to_me(peer_id)) && !self.is_down(peer_id, settings))
     }
 
     /// A split has just made this peer.
@@ -409,18 +423,25 @@ impl<L: LogReader> Peer<L> {
             self.me = *me;
         }
         self.strangers.retain(|stranger| !region.peers.iter().any(|peer| peer.id == stranger.id));
-        self.heard.retain(|(id, _)| region.peers.iter().any(|peer| peer.id == *id));
+        self.heard.retain(|heard| region.peers.iter().any(|peer| peer.id == heard.peer_id));
         for peer in &region.peers {
-            if !self.heard.iter().any(|(id, _)| *id == peer.id) {
-                self.heard.push((peer.id, self.tick));
+            if !self.heard.iter().any(|heard| heard.peer_id == peer.id) {
+                self.heard.push(Heard { peer_id: peer.id, tick: self.tick, answers: false });
             }
         }
         self.region = region;
     }
 
-    /// Starts to watch who is heard from: this peer has become leader.
+    /// This peer has become leader: nobody has answered it yet.
+    pub fn forget_answers(&mut self) {
+        self.heard.clear();
+    }
+
+    /// Starts to watch who is heard from.
     pub fn watch_peers(&mut self) {
-        self.heard = self.region.peers.iter().map(|peer| (peer.id, self.tick)).collect();
+        let answers = |id: u64| self.heard.iter().any(|heard| heard.peer_id == id && heard.answers);
+        let heard = |peer: &store::Peer| Heard { peer_id: peer.id, tick: self.tick, answers: answers(peer.id) };
+        self.heard = self.region.peers.iter().map(heard).collect();
     }
 
     fn pending_peers(&self) -> Vec<u64> {
@@ -451,6 +472,16 @@ impl<L: LogReader> Peer<L> {
     fn ailing(&self, settings: &Settings) -> Reported {
         let down = self.region.peers.iter().filter(|peer| self.is_down(peer.id, settings)).map(|peer| peer.id);
         (self.pending_peers(), down.collect())
+    }
+}
+
+impl<L: LogReader> Peer<L> {
+    /// Whether this peer, which has applied its own removal, must stay although `from` says that it is no member. A learner knows of the
+    /// removal from this peer itself, and nothing of what the voter that stays knows. An epoch of none comes from a store that was itself
+    /// removed, by that voter.
+    pub fn is_needed_despite(&self, from: store::Peer, epoch: store::Epoch) -> bool {
+        let voter = self.region.peers.iter().any(|peer| peer.id == from.id && peer.role() == PeerRole::Voter);
+        is_needed_after_removal(&self.me, &self.region) && !voter && epoch.conf_ver == self.epoch().conf_ver
     }
 }
 

@@ -5,7 +5,8 @@
 //! arrive in.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    cmp::Ordering,
+    collections::{BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -29,13 +30,44 @@ fn overlap(one: &Region, other: &Region) -> bool {
     one.space == other.space && !before(&one.end_key, &other.start_key) && !before(&other.end_key, &one.start_key)
 }
 
+/// A region in the order of where ranges begin.
+#[derive(Clone, Debug)]
+struct Place(Arc<Region>);
+
+impl Place {
+    /// To look for.
+    fn at(space: i32, start_key: Bytes) -> Place {
+        Place(Arc::new(Region { space, start_key, ..Region::default() }))
+    }
+}
+
+impl Ord for Place {
+    fn cmp(&self, other: &Place) -> Ordering {
+        (self.0.space, &self.0.start_key).cmp(&(other.0.space, &other.0.start_key))
+    }
+}
+
+impl PartialOrd for Place {
+    fn partial_cmp(&self, other: &Place) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Place {
+    fn eq(&self, other: &Place) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Place {}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Ranges {
     /// Invariant: the ranges of different regions are disjoint.
     held: HashMap<u64, Arc<Region>>,
     /// The same by place, so that an overlap is found without visiting all.
-    by_start: BTreeMap<(i32, Bytes), u64>,
+    by_start: BTreeSet<Place>,
     /// Ranges of snapshots on their way in. Invariant: disjoint from the ranges, held or reserved, of all other regions.
     reserved: HashMap<u64, Region>,
 }
@@ -100,9 +132,8 @@ impl Ranges {
     /// The region that holds a key.
     pub fn locate(&self, space: Space, key: &[u8]) -> Option<u64> {
         let space = space as i32;
-        let (_, &id) = self.by_start.range(..=(space, Bytes::copy_from_slice(key))).next_back()?;
-        let region = &self.held[&id];
-        (region.space == space && (region.end_key.is_empty() || key < &region.end_key[..])).then_some(id)
+        let Place(region) = self.by_start.range(..=Place::at(space, Bytes::copy_from_slice(key))).next_back()?;
+        (region.space == space && (region.end_key.is_empty() || key < &region.end_key[..])).then_some(region.id)
     }
 
     /// How many snapshots are on their way in.
@@ -112,13 +143,13 @@ impl Ranges {
 
     fn remove(&mut self, region_id: u64) {
         if let Some(region) = self.held.remove(&region_id) {
-            self.by_start.remove(&(region.space, region.start_key.clone()));
+            self.by_start.remove(&Place(region));
         }
     }
 
     fn replace(&mut self, region: &Arc<Region>) {
         self.remove(region.id);
-        self.by_start.insert((region.space, region.start_key.clone()), region.id);
+        self.by_start.insert(Place(region.clone()));
         self.held.insert(region.id, region.clone());
     }
 
@@ -129,12 +160,13 @@ impl Ranges {
             return Some(id);
         }
         // The last one that starts at or before the range, and all that start within it.
-        let from = (region.space, region.start_key.clone());
-        let before = self.by_start.range(..=from.clone()).next_back();
+        let from = Place::at(region.space, region.start_key.clone());
+        let before = self.by_start.range(..=&from).next_back();
         let ends_behind = |start: &Bytes| region.end_key.is_empty() || start < &region.end_key;
-        let within =
-            self.by_start.range(from..).take_while(|((space, start), _)| *space == region.space && ends_behind(start));
-        before.into_iter().chain(within).map(|(_, &id)| id).find(|id| other(id) && overlap(&self.held[id], region))
+        let inside = |Place(held): &&Place| held.space == region.space && ends_behind(&held.start_key);
+        let within = self.by_start.range(&from..).take_while(inside);
+        let mut near = before.into_iter().chain(within).map(|Place(held)| held);
+        near.find(|held| other(&held.id) && overlap(held, region)).map(|held| held.id)
     }
 }
 

@@ -6,7 +6,7 @@ use flotilla_proto::{
     disk::{Cf, hard_state_key, log_key, truncated_state_key},
     store::{ApplyState, Peer as StorePeer, Region, TruncatedState},
 };
-use flotilla_raft::{APPEND_THREAD, APPLY_THREAD, HardState, Message, MessageType, Ready};
+use flotilla_raft::{APPEND_THREAD, APPLY_THREAD, HardState, Message, MessageType, Ready, Role};
 use prost::Message as _;
 
 use crate::{
@@ -46,7 +46,10 @@ impl<L: LogReader> Peer<L> {
             }
             // The core lets a candidate ask before its term and vote are durable. Others can elect it without its own vote; it could append,
             // crash, come back in the term before, be elected in the same term again, and append something else.
-            self.release_when_durable(candidacy, round);
+            // A snapshot that came in the same turn holds the write up, and is from a leader of this term or a later one.
+            if self.raft.role() == Role::Candidate {
+                self.release_when_durable(candidacy, round);
+            }
             ready.clear();
         }
         self.note_role(settings, round);
@@ -330,7 +333,9 @@ impl<L: LogReader> Peer<L> {
         }
         let old = std::mem::replace(&mut self.role, role);
         self.review_binding();
-        self.wake(Wake::Lead);
+        if role.is_leader {
+            self.wake(Wake::Lead);
+        }
         if old.is_leader && (!role.is_leader || role.term != old.term) {
             self.refuse_as_follower(round);
             #[cfg(feature = "seeded-bugs")]
@@ -341,6 +346,7 @@ impl<L: LogReader> Peer<L> {
         if role.is_leader {
             // What was asked as a follower is asked of the own quorum now.
             self.requests.unask_reads();
+            self.forget_answers();
             self.watch_peers();
         }
         let leader = self.leader();

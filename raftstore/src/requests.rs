@@ -204,12 +204,18 @@ impl<L: LogReader> Peer<L> {
         self.note_command(id, proposed)
     }
 
-    /// A change after which fewer than a quorum of the voters can be heard would make the region unavailable.
+    /// A change after which fewer than a quorum of the voters can be heard would make the region unavailable. Those that a new leader has
+    /// not heard from yet may be long gone.
     fn check_quorum_after(&self, after: &Region, settings: &Settings) -> Result<(), RegionError> {
         let voters = after.peers.iter().filter(|peer| peer.role() == PeerRole::Voter);
-        let (alive, down): (Vec<&store::Peer>, Vec<&store::Peer>) =
-            voters.partition(|peer| !self.is_down(peer.id, settings));
+        let (down, alive): (Vec<&store::Peer>, Vec<&store::Peer>) =
+            voters.partition(|peer| self.is_down(peer.id, settings));
         let quorum = (alive.len() + down.len()) / 2 + 1;
+        let answering = alive.iter().filter(|peer| self.answers(peer.id, settings)).count();
+        if answering < quorum && alive.len() >= quorum {
+            let id = self.id();
+            return Err(refusal::busy(format!("the new leader of region {id} has not heard from a quorum of it yet")));
+        }
         if alive.len() < quorum {
             let stores: Vec<_> = down.iter().map(|peer| peer.store_id.to_string()).collect();
             let stores = stores.join(", ");

@@ -132,6 +132,8 @@ impl Support {
     /// was none before.
     pub fn new(incarnation: u64, first: bool, now_ms: u64) -> Support {
         assert!(0 < incarnation && incarnation < 1 << 32, "incarnations count the starts of a store");
+        #[cfg(feature = "seeded-bugs")]
+        let first = first || flotilla_raft::seeded::is(27);
         let mut outputs = VecDeque::new();
         if first {
             outputs.push_back(Output::PromisesOver);

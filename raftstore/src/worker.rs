@@ -47,6 +47,8 @@ enum News {
     SupportEnded { store_id: u64, id: SupportId },
     /// A store is to be bound anew.
     StoreReturned { store_id: u64 },
+    /// A store asks for support again, and so can be brought up to date.
+    StoreAsks { store_id: u64 },
     /// Whatever a former process may have promised is over.
     PromisesOver,
     /// After a start, somebody has to lead. `all`: the favourites had their time.
@@ -59,6 +61,9 @@ enum News {
 
 /// Peers in a slice.
 const SWEEP_SLICE: usize = 512;
+
+/// How long the next slice of a sweep waits for the work of those before.
+const SWEEP_PATIENCE_TICKS: u64 = 4;
 
 /// Groups that share a log batch and frames at most: enough to share them well, and few enough that nothing waits long.
 const ROUND_REGIONS_MAX: usize = 2_048;
@@ -219,7 +224,10 @@ impl<L: LogReader> Worker<L> {
                     }
                 }
             }
-            Event::SupportBegan { store_id, id } => self.round.promises.began(store_id, id),
+            Event::SupportBegan { store_id, id } => {
+                self.round.promises.began(store_id, id);
+                self.spread(News::StoreAsks { store_id }, 0);
+            }
             Event::SupportEnded { store_id, id } => {
                 self.round.promises.ended(store_id, id);
                 self.spread(News::SupportEnded { store_id, id }, 0);
@@ -229,7 +237,7 @@ impl<L: LogReader> Worker<L> {
                 self.round.promises.former_over = true;
                 self.spread(News::PromisesOver, 0);
                 // Where somebody leads, the leader is faster.
-                self.spread(News::Elect { all: false }, u64::from(self.settings.election_ticks) / 2);
+                self.spread(News::Elect { all: false }, u64::from(self.settings.election_ticks));
             }
             Event::ReportAll => self.spread(News::ReportAll, 0),
             Event::Drain => self.spread(News::Drain, 0),
@@ -273,7 +281,7 @@ impl<L: LogReader> Worker<L> {
         if peer.is_alive() && due != u64::MAX && (peer.armed <= self.tick || due < peer.armed) {
             peer.armed = self.wheel.set(region_id, due);
         }
-        if let Some(record) = peer.to_record(self.round.synced) {
+        if let Some(record) = peer.take_record(self.round.synced) {
             *slot = Slot::Record(Box::new(record));
         }
     }
@@ -362,7 +370,7 @@ impl<L: LogReader> Worker<L> {
         let wakes = !matches!(what, News::PromisesOver | News::ReportAll);
         let limits = &self.settings.limits;
         let busy = self.busy.campaigns >= limits.campaigns_max || self.busy.restless >= limits.restless_max;
-        if wakes && busy && self.tick < since + u64::from(self.settings.election_ticks) {
+        if wakes && busy && self.tick < since + SWEEP_PATIENCE_TICKS {
             self.sweeps[place].at = self.tick + 1;
             return;
         }
@@ -391,6 +399,7 @@ impl<L: LogReader> Worker<L> {
         let concerned = match what {
             News::SupportEnded { store_id, .. } => slot.binding().is_some_and(|binding| binding.store_id == store_id),
             News::StoreReturned { store_id } => slot.is_dormant() && slot.is_leader() && is_on(store_id),
+            News::StoreAsks { store_id } => slot.leads_without(store_id),
             News::PromisesOver => !slot.is_dormant(),
             News::Elect { .. } => slot.is_dormant() && slot.leader_id() == flotilla_raft::NONE,
             News::ReportAll | News::Drain => slot.is_leader(),
@@ -401,7 +410,12 @@ impl<L: LogReader> Worker<L> {
         let Some((peer, settings, round)) = self.peer(region_id) else { return };
         match what {
             News::SupportEnded { store_id, id } => peer.support_ended(store_id, id, settings),
-            News::StoreReturned { .. } => peer.wake(Wake::StoreReturned),
+            News::StoreReturned { store_id } => peer.store_returned(store_id, round),
+            News::StoreAsks { .. } => {
+                peer.wake(Wake::StoreReturned);
+                // That it was not heard from for long says nothing now.
+                peer.watch_peers();
+            }
             News::PromisesOver => peer.promises_over(&round.promises),
             News::Elect { all } => peer.elect_after_start(all, &round.promises),
             News::ReportAll => peer.report_if_leader(settings, round),
@@ -444,7 +458,7 @@ impl<L: LogReader> Worker<L> {
         }
         let region_id = message.region_id;
         if message.tombstone {
-            return self.tombstone_notice(region_id, to, message.epoch.unwrap_or_default());
+            return self.tombstone_notice(region_id, from, to, message.epoch.unwrap_or_default());
         }
         if message.leads_no_more_in > 0 {
             if let Some((peer, _, _)) = self.peer(region_id)
@@ -481,6 +495,8 @@ impl<L: LogReader> Worker<L> {
         }
         peer.hear(from);
         let raft_message = if campaigns {
+            // The news that the support is over may still be on its way to this peer.
+            peer.give_up_leader(settings, &round.promises);
             match peer.withhold_vote(raft_message, from_store, settings, round) {
                 Some(message) => message,
                 None => return,
@@ -512,6 +528,31 @@ impl<L: LogReader> Worker<L> {
         }
         if message.support > 0 && peer.raft.is_leader() && peer.raft.term() == term {
             peer.follower_bound(from.id, SupportId(message.support));
+        }
+        #[cfg(feature = "seeded-bugs")]
+        if flotilla_raft::seeded::is(17) && kind == MessageType::HeartbeatResp {
+            self.credit_all_groups(from_store, message.support);
+        }
+    }
+
+    /// A deliberate bug: what one group's follower has answered counts for all groups that share the frame's way.
+    #[cfg(feature = "seeded-bugs")]
+    fn credit_all_groups(&mut self, store_id: u64, support: u64) {
+        let led = self.peers.values().filter(|peer| peer.is_leader() && peer.is_alive());
+        let credited = led.filter_map(|peer| {
+            let from = peer.region().peers.iter().find(|other| other.store_id == store_id)?;
+            Some((peer.region().id, *from))
+        });
+        let credited: Vec<_> = credited.collect();
+        for (region_id, from) in credited {
+            let Some((peer, _, _)) = self.peer(region_id) else { continue };
+            let mut answer =
+                flotilla_raft::Message { kind: MessageType::HeartbeatResp, to: peer.me.id, ..Default::default() };
+            (answer.from, answer.term) = (from.id, peer.raft.term());
+            let _ = peer.raft.step_remote(answer);
+            if support > 0 {
+                peer.follower_bound(from.id, SupportId(support));
+            }
         }
     }
 
@@ -548,9 +589,11 @@ impl<L: LogReader> Worker<L> {
             && peer.me.id == to.id
         {
             if peer.raft.is_leader() {
-                if peer.dormancy.dormant {
+                if peer.dormancy.dormant && peer.has_all(from.id) {
                     peer.lull(from, round);
                 } else {
+                    // The group fell asleep without one whose store was not itself, and is again.
+                    peer.wake(Wake::Message);
                     peer.raft.send_heartbeats();
                 }
                 return;
@@ -581,11 +624,11 @@ impl<L: LogReader> Worker<L> {
         }
     }
 
-    fn tombstone_notice(&mut self, region_id: u64, to: store::Peer, epoch: store::Epoch) {
+    fn tombstone_notice(&mut self, region_id: u64, from: store::Peer, to: store::Peer, epoch: store::Epoch) {
         if let Some((peer, _, round)) = self.peer(region_id)
             && peer.me.id == to.id
             && peer.is_initialized()
-            && (peer.epoch().conf_ver < epoch.conf_ver || !peer.is_member())
+            && (peer.epoch().conf_ver < epoch.conf_ver || (!peer.is_member() && !peer.is_needed_despite(from, epoch)))
         {
             peer.doom(to.id + 1, round);
         }

@@ -71,15 +71,17 @@ fn effects(worker: &mut Worker<NoLog>) -> Vec<Effect> {
 }
 
 fn votes(effects: &[Effect]) -> Vec<wire_raft::Message> {
+    of_kind(effects, MessageType::VoteResp)
+}
+
+fn of_kind(effects: &[Effect], kind: MessageType) -> Vec<wire_raft::Message> {
     let frames = effects.iter().filter_map(|effect| match effect {
         Effect::Send { messages, .. } => Some(messages),
         _ => None,
     });
     let sent = frames.flatten().filter_map(|message| message.message.clone());
-    sent.filter(|raft| {
-        raft.kind == wire::message_to_wire(Message { kind: MessageType::VoteResp, ..Message::default() }).kind
-    })
-    .collect()
+    let kind = wire::message_to_wire(Message { kind, ..Message::default() }).kind;
+    sent.filter(|raft| raft.kind == kind).collect()
 }
 
 /// Regression: a peer that a message made had voted, and in the same round the split came that makes the real one. It took the vote over
@@ -170,4 +172,32 @@ fn a_snapshot_of_a_child_that_still_waits_gives_way_to_the_split() {
     effects(&mut worker);
     let view = worker.view(REGION).expect("the peer is here");
     assert_eq!((view.applied, view.initialized), (5, true));
+}
+
+/// Regression: a candidate got a snapshot in the turn in which it became one. That holds its vote's write up, and the question for the others' votes
+/// went out at once.
+#[test]
+fn a_candidate_that_gets_a_snapshot_asks_for_no_votes() {
+    let mut worker = worker();
+    worker.handle(
+        0,
+        Event::PeerCreated { created: CreatedPeer { region: shared(region()), peer_id: 11, campaign: true } },
+    );
+    let first = effects(&mut worker);
+    assert!(!of_kind(&first, MessageType::PreVote).is_empty());
+    sync_all(&mut worker, &first);
+    effects(&mut worker);
+    let granted = Message { from: 12, to: 11, term: 6, kind: MessageType::PreVoteResp, ..Message::default() };
+    let granted = RaftMessage {
+        region_id: REGION,
+        from: Some(peer(2)),
+        to: Some(peer(1)),
+        epoch: region().epoch,
+        message: Some(wire::message_to_wire(granted)),
+        ..RaftMessage::default()
+    };
+    worker.handle(0, Event::Messages { from_store: 2, messages: vec![granted] });
+    assert_eq!(worker.view(REGION).map(|view| (view.term, view.vote)), Some((6, 11)), "it has become a candidate");
+    worker.handle(0, snapshot_received());
+    assert_eq!(of_kind(&effects(&mut worker), MessageType::Vote), []);
 }

@@ -53,6 +53,8 @@ pub struct Metrics {
     regions: IntGaugeVec,
     /// Bytes of requests and frames that no raft worker took yet.
     pub inbox_bytes: IntGauge,
+    /// Memory of the engine: its memtables, its block cache.
+    pub engine_bytes: [IntGauge; 2],
 
     // ---- Support between stores ----
     /// Messages of it.
@@ -205,6 +207,10 @@ impl Metrics {
             leader_changes: make
                 .counter("flotilla_leader_changes_total", "Times that a peer on this store became leader"),
             regions: make.gauges("tikv_raftstore_region_count", "Regions on this store", "type"),
+            engine_bytes: {
+                let bytes = make.gauges("flotilla_engine_bytes", "Memory that RocksDB takes", "of");
+                ["memtables", "block_cache"].map(|of| bytes.with_label_values(&[of]))
+            },
             inbox_bytes: make.gauge("flotilla_inbox_bytes", "Requests and frames that wait for a raft worker"),
 
             support: SupportMetrics {

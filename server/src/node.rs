@@ -325,6 +325,12 @@ impl Node {
         tokio::task::spawn_blocking(move || checksum::region(&view, region_id)).await.ok().flatten()
     }
 
+    /// Bytes of the engine's memtables, and of its block cache.
+    pub(crate) fn engine_bytes(&self) -> [u64; 2] {
+        let stats = self.store().disk.engine.stats();
+        [stats.cfs.iter().map(|cf| cf.memtable_bytes).sum(), stats.block_cache_bytes]
+    }
+
     /// Bytes of requests and frames that wait for a raft worker.
     pub(crate) fn inbox_bytes(&self) -> u64 {
         self.inner.store.inboxes.iter().map(|inbox| inbox.bytes() as u64).sum()

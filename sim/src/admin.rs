@@ -1,13 +1,17 @@
-//! The administrator: splits, changes of members, transfers and drains, always with plausible arguments.
+//! The administrator: splits, changes of members, transfers, drains, snapshots and calls to wake up, always with plausible arguments.
 
-use flotilla_proto::store::{ChangePeer, Peer, PeerChangeKind, PeerRole, Region, Space, Split, SplitChild};
-use flotilla_raftstore::{Command, Event, Target, contains};
+use flotilla_proto::store::{
+    ChangePeer, Peer, PeerChangeKind, PeerRole, RaftMessage, Region, Space, Split, SplitChild,
+};
+use flotilla_raft::{Message, MessageType, Snapshot, SnapshotMetadata};
+use flotilla_raftstore::{Command, Event, Target, contains, wire};
 
 use crate::{
-    client::{Owner, Request},
+    client::{Owner, Request, Wish},
     directory::Known,
     rng::Rng,
-    world::{World, key_name},
+    store::apply_state,
+    world::{Action, World, key_name},
 };
 
 impl World {
@@ -20,13 +24,61 @@ impl World {
         let command = match rng.below(100) {
             0..20 if user && all.len() < self.knobs.regions_max => self.split_command(&known.region, rng),
             0..45 => transfer_command(&known.region, rng),
-            45..97 if self.knobs.wipe_every_ms > 0 => transfer_command(&known.region, rng),
-            45..97 => self.members_command(&known, rng),
+            45..49 => return self.force_a_snapshot(rng),
+            49..53 => return self.wake_somewhere(&known, rng),
+            53..97 if self.knobs.wipe_every_ms > 0 => transfer_command(&known.region, rng),
+            53..97 => self.members_command(&known, rng),
             _ => return self.drain_somewhere(rng),
         };
         if let Some(command) = command {
             self.command(Owner::Administrator, &known, command);
         }
+    }
+
+    /// A leader sends a member a snapshot that nobody has asked for.
+    fn force_a_snapshot(&mut self, rng: &mut Rng) {
+        let all: Vec<(Region, usize, u64)> = self.leaders().into_values().collect();
+        if all.is_empty() {
+            return;
+        }
+        let (region, store, term) = rng.pick(&all);
+        let store_id = self.stores[store].id;
+        let others: Vec<Peer> = region.peers.iter().filter(|peer| peer.store_id != store_id).copied().collect();
+        let me = region.peers.iter().find(|peer| peer.store_id == store_id).copied();
+        let (Some(from), false) = (me, others.is_empty()) else { return };
+        let to = rng.pick(&others);
+        let applied = apply_state(self.stores[store].disk.borrow().newest(), region.id);
+        self.say(|| {
+            format!("store {}: is made to send a snapshot of region {} to peer {}", store + 1, region.id, to.id)
+        });
+        let metadata = SnapshotMetadata { index: applied.index, term: applied.term, ..Default::default() };
+        let snapshot = Message {
+            kind: MessageType::Snap,
+            from: from.id,
+            to: to.id,
+            term,
+            snapshot: Some(Box::new(Snapshot { metadata, ..Default::default() })),
+            ..Default::default()
+        };
+        let message = RaftMessage {
+            region_id: region.id,
+            from: Some(from),
+            to: Some(to),
+            epoch: region.epoch,
+            message: Some(wire::message_to_wire(snapshot)),
+            ..Default::default()
+        };
+        let life = self.stores[store].life;
+        self.schedule(1_000, Action::ReadSnapshot { store, life, to: to.store_id, message: Box::new(message) });
+    }
+
+    /// A read that no lease covers wakes whoever sleeps.
+    fn wake_somewhere(&mut self, known: &Known, rng: &mut Rng) {
+        let key = (0..self.knobs.keys).map(key_name).find(|key| contains(&known.region, key));
+        let Some(key) = key.filter(|_| known.region.space() == Space::User) else { return };
+        let store = self.place(rng.pick(&known.region.peers).store_id);
+        let target = Target { region_id: known.region.id, replica_read: true, ..Target::default() };
+        self.ask(Owner::Administrator, store, Request::Data { target, wishes: vec![(key.into(), Wish::Get)] });
     }
 
     fn drain_somewhere(&mut self, rng: &mut Rng) {

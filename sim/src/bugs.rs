@@ -7,7 +7,7 @@ use flotilla_raft::seeded;
 use crate::{Knobs, campaign, group};
 
 /// A deliberate bug: its number in the list of faults to be immune to, and what it is.
-pub const BUGS: [(u32, &str); 26] = [
+pub const BUGS: [(u32, &str); 27] = [
     (1, "entries are acknowledged before they are durable"),
     (2, "a vote is sent before it is durable"),
     (3, "a new leader appends no entry of its own"),
@@ -24,6 +24,7 @@ pub const BUGS: [(u32, &str); 26] = [
     (14, "support is counted from the arrival of the answer, not from the question"),
     (15, "a lease is not withdrawn when the lead is handed over"),
     (16, "a lease is held against a clock that is read once per turn of the worker"),
+    (17, "an answer of one group counts for all groups that share its way"),
     (18, "a lease never ends"),
     (19, "a snapshot's range is cleared before the snapshot is marked"),
     (20, "a snapshot leaves the old members in force"),
@@ -31,13 +32,16 @@ pub const BUGS: [(u32, &str); 26] = [
     (22, "a split's child is written before the parent shrinks"),
     (24, "a proposal that is still in the log is refused for certain"),
     (26, "a bound follower votes"),
-    (27, "a store that has started votes at once"),
+    (27, "a store that has started does not wait its old promises out"),
     (28, "a lease lasts over a split"),
     (29, "a lease begins before an entry of the own term is applied"),
 ];
 
 /// What stores do not use yet is broken in single groups of the core.
 const IN_GROUPS: [u32; 1] = [6];
+
+/// How long a world is looked at.
+const RUN_MS: u64 = 60_000;
 
 /// Where a bug was found.
 #[derive(Clone, Debug)]
@@ -68,15 +72,20 @@ fn find_in_groups(mut seeds: Range<u64>) -> Option<Found> {
 
 fn find_in_worlds(seeds: Range<u64>, threads: usize) -> Option<Found> {
     let mut found: Option<Found> = None;
-    campaign::run_all(seeds, threads, Knobs::random, |knobs, outcome| {
-        if let Some(law) = outcome.broken {
-            let earlier = found.as_ref().is_some_and(|found| found.seed < knobs.seed);
-            if !earlier {
-                found = Some(Found { in_groups: false, seed: knobs.seed, law });
+    campaign::run_all(
+        seeds,
+        threads,
+        |seed| Knobs { run_ms: RUN_MS, ..Knobs::random(seed) },
+        |knobs, outcome| {
+            if let Some(law) = outcome.broken {
+                let earlier = found.as_ref().is_some_and(|found| found.seed < knobs.seed);
+                if !earlier {
+                    found = Some(Found { in_groups: false, seed: knobs.seed, law });
+                }
             }
-        }
-        found.is_none()
-    });
+            found.is_none()
+        },
+    );
     found
 }
 

@@ -1,10 +1,15 @@
 //! What a store does: its worker, log writer and applier taking turns, and their effects. The counterpart of the shell's threads.
 
 use flotilla_proto::store::RaftMessage;
-use flotilla_raftstore::{Effect, Event, Settings, apply::ApplyTask, recover::worker_of};
+use flotilla_raftstore::{
+    Effect, Event, Settings,
+    apply::{ApplyTask, Change},
+    recover::worker_of,
+};
 
 use crate::{
     client::Answer,
+    faults::Awaited,
     store::LogBatch,
     world::{Action, Crash, World},
 };
@@ -49,6 +54,7 @@ impl World {
                     self.wake(store, worker);
                 }
                 self.run_liveness(store);
+                self.spring_ambush(Awaited::Started, store);
             }
         }
     }
@@ -87,12 +93,16 @@ impl World {
     pub(crate) fn run_worker(&mut self, store: usize, worker: usize) {
         let owner = &mut self.stores[store];
         let now_ms = owner.clock_ms(self.now_us);
-        owner.looked_at_ms = now_ms;
         let lane = &mut owner.lanes[worker];
         if lane.run_at_us.is_none_or(|at| at > self.now_us) {
             return; // An earlier call has done it.
         }
         lane.run_at_us = None;
+        if lane.stuck.until_us > self.now_us {
+            let until_us = lane.stuck.until_us;
+            return self.wake_at(store, worker, until_us);
+        }
+        owner.looked_at_ms = now_ms;
         let waiting = lane.inbox.len();
         let take = if self.rng.chance(300) { self.rng.below(waiting as u64 + 1) as usize } else { waiting };
         if take == 0 {
@@ -191,6 +201,7 @@ impl World {
                 let leader = leader.map_or(0, |peer| peer.id);
                 if is_leader {
                     self.check_election(store, region_id, term);
+                    self.spring_ambush(Awaited::Elected, store);
                 }
                 self.trace.note(&[19, place, region_id, term, leader, u64::from(is_leader)]);
                 self.say(|| {
@@ -201,7 +212,7 @@ impl World {
         }
     }
 
-    fn send_frame(&mut self, store: usize, worker: usize, to: u64, messages: Vec<RaftMessage>) {
+    fn send_frame(&mut self, store: usize, worker: usize, to: u64, mut messages: Vec<RaftMessage>) {
         let from = self.stores[store].id;
         self.frames += 1;
         for message in &messages {
@@ -215,7 +226,8 @@ impl World {
             self.note_message(store, worker, message);
             self.network.hoard(from, to, message, &mut self.rng);
         }
-        let arrivals = self.network.arrivals_us(from, to, &self.knobs, &mut self.rng);
+        self.network.thin_out(from, to, &mut messages);
+        let arrivals = self.network.arrivals_us(from, to, worker, &self.knobs, &mut self.rng);
         if arrivals.is_empty() && self.rng.chance(500) {
             let life = self.stores[store].life;
             let regions = messages.iter().map(|message| message.region_id).collect();
@@ -314,6 +326,10 @@ impl World {
     pub(crate) fn run_applier(&mut self, store: usize, worker: usize) {
         let owner = &mut self.stores[store];
         let lane = &mut owner.lanes[worker];
+        if lane.applier_stuck.until_us > self.now_us {
+            let (at_us, life) = (lane.applier_stuck.until_us, owner.life);
+            return self.schedule_at(at_us, Action::RunApplier { store, life, worker });
+        }
         let take = if self.rng.chance(500) { 1 } else { lane.tasks.len() };
         let tasks: Vec<ApplyTask> = lane.tasks.drain(..take).flatten().collect();
         lane.applying = false;
@@ -336,6 +352,11 @@ impl World {
             self.stores[store].ranges.note(applied);
             self.trace.note(&[21, store as u64, applied.region_id, applied.index, applied.changes.len() as u64]);
             for change in &applied.changes {
+                match change {
+                    Change::Split { .. } => self.spring_ambush(Awaited::Split, store),
+                    Change::Conf { .. } => self.spring_ambush(Awaited::Members, store),
+                    Change::Installed { .. } | Change::Destroyed => {}
+                }
                 let (store, region_id, index) = (store + 1, applied.region_id, applied.index);
                 self.say(|| format!("store {store}: region {region_id} at {index}: {change:?}"));
             }

@@ -9,7 +9,9 @@ use flotilla_proto::store::{Peer, PeerRole};
 use crate::{
     disk::Copy,
     knobs::Knobs,
+    network::LIVENESS_LANE,
     rng::Rng,
+    store::Stuck,
     world::{Action, Crash, World},
 };
 
@@ -36,13 +38,21 @@ pub enum Fault {
     OldCopy,
     /// A store is lost with all that it has, and an empty one joins.
     Wipe,
+    /// One lane of a store's links is cut, or the messages of a region are lost there.
+    LaneCut,
+    /// A worker or an applier gets stuck.
+    Stuck,
+    /// A store is cut off while all others start anew.
+    Orphan,
+    /// A fault lies in wait.
+    Ambush,
     /// No fault, but it comes the same way: the administrator does something.
     Admin,
 }
 
 impl Fault {
     /// All kinds.
-    pub const ALL: [Fault; 11] = [
+    pub const ALL: [Fault; 15] = [
         Fault::Crash,
         Fault::Cut,
         Fault::Pause,
@@ -53,6 +63,10 @@ impl Fault {
         Fault::ClockJump,
         Fault::OldCopy,
         Fault::Wipe,
+        Fault::LaneCut,
+        Fault::Stuck,
+        Fault::Orphan,
+        Fault::Ambush,
         Fault::Admin,
     ];
 
@@ -69,6 +83,10 @@ impl Fault {
             Fault::ClockJump => "clock-jump",
             Fault::OldCopy => "old-copy",
             Fault::Wipe => "wipe",
+            Fault::LaneCut => "lane-cut",
+            Fault::Stuck => "stuck",
+            Fault::Orphan => "orphan",
+            Fault::Ambush => "ambush",
             Fault::Admin => "admin",
         }
     }
@@ -86,9 +104,38 @@ impl Fault {
             Fault::ClockJump => &mut knobs.clock_jump_every_ms,
             Fault::OldCopy => &mut knobs.old_copy_every_ms,
             Fault::Wipe => &mut knobs.wipe_every_ms,
+            Fault::LaneCut => &mut knobs.lane_cut_every_ms,
+            Fault::Stuck => &mut knobs.stuck_every_ms,
+            Fault::Orphan => &mut knobs.orphan_every_ms,
+            Fault::Ambush => &mut knobs.ambush_every_ms,
             Fault::Admin => &mut knobs.admin_every_ms,
         }
     }
+}
+
+/// What an ambush waits for: moments in which one state of a store follows another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Awaited {
+    Elected,
+    Lease,
+    LeaseOver,
+    Split,
+    Members,
+    Started,
+}
+
+impl Awaited {
+    /// As often as they are waited for.
+    const ALL: [Awaited; 8] = [
+        Awaited::Elected,
+        Awaited::Elected,
+        Awaited::Elected,
+        Awaited::Lease,
+        Awaited::LeaseOver,
+        Awaited::Split,
+        Awaited::Members,
+        Awaited::Started,
+    ];
 }
 
 /// See the module.
@@ -98,12 +145,14 @@ pub(crate) struct Faults {
     pub happened: Vec<(Fault, u32, u64)>,
     /// The copy of a disk that will be put back.
     copy: Option<(usize, Copy)>,
+    /// What lies in wait, and for what.
+    ambush: Option<(Awaited, Rng)>,
 }
 
 impl Faults {
     pub fn new(seed: u64) -> Faults {
         let streams = Fault::ALL.into_iter().map(|fault| (fault, (Rng::new(seed ^ ((fault as u64 + 1) << 40)), 0)));
-        Faults { streams: streams.collect(), happened: Vec::new(), copy: None }
+        Faults { streams: streams.collect(), happened: Vec::new(), copy: None, ambush: None }
     }
 
     fn rng(&mut self, fault: Fault) -> &mut Rng {
@@ -156,16 +205,27 @@ impl World {
             Fault::ClockJump => self.let_a_clock_jump(&mut rng),
             Fault::OldCopy => self.put_an_old_copy_back(&mut rng),
             Fault::Wipe => self.wipe_a_store(&mut rng),
+            Fault::LaneCut => self.cut_a_lane(&mut rng),
+            Fault::Stuck => self.hold_something_up(&mut rng),
+            Fault::Orphan => self.orphan_a_store(&mut rng),
+            Fault::Ambush => {
+                let awaited = rng.pick(&Awaited::ALL);
+                self.faults.ambush = Some((awaited, rng));
+            }
             Fault::Admin => self.administer(&mut rng),
         }
     }
 
     /// Crashes a store now.
     pub fn crash(&mut self, store: usize, crash: Crash) {
+        let down_us = self.rng.within(self.knobs.down_ms) * 1000;
+        self.crash_for(store, crash, down_us);
+    }
+
+    fn crash_for(&mut self, store: usize, crash: Crash, down_us: u64) {
         if self.stores[store].up || self.stores[store].disk.borrow().is_frozen() {
             self.kill(store, crash);
-            let after = self.rng.within(self.knobs.down_ms) * 1000;
-            self.schedule(after, Action::Restart { store });
+            self.schedule(down_us, Action::Restart { store });
         }
     }
 
@@ -375,6 +435,138 @@ impl World {
         self.newcomer();
     }
 
+    /// Between one store and some or all others, the messages of one worker do not pass, or those about support, or those of a region.
+    fn cut_a_lane(&mut self, rng: &mut Rng) {
+        let store = self.some_store(rng);
+        let worker = rng.below(self.knobs.workers as u64) as usize;
+        let led = self.leaders().into_values().filter(|(_, leader, _)| *leader == store);
+        let led: Vec<u64> = led.map(|(region, ..)| region.id).collect();
+        let (lane, region_id) = match rng.below(4) {
+            0 => (Some(LIVENESS_LANE), None),
+            1 => (Some(worker), None),
+            _ if led.is_empty() => (Some(LIVENESS_LANE), None),
+            2 => (None, Some(rng.pick(&led))),
+            _ => (Some(LIVENESS_LANE), Some(rng.pick(&led))),
+        };
+        let (out, back) = rng.pick(&[(true, true), (true, true), (true, false), (false, true)]);
+        let all = rng.chance(600);
+        let one = self.stores[store].id;
+        let until = self.now_us + rng.within((200, 4_000)) * 1000;
+        let others: Vec<u64> = self.stores.iter().map(|other| other.id).filter(|id| *id != one).collect();
+        let others = if all { others } else { vec![rng.pick(&others)] };
+        self.say(|| format!("cut: lane {lane:?}, region {region_id:?}, {one} and {others:?}, out {out}, back {back}"));
+        for other in others {
+            for (from, to, wanted) in [(one, other, out), (other, one, back)] {
+                if let Some(lane) = lane.filter(|_| wanted) {
+                    self.trace.note(&[14, from, to, lane as u64, until]);
+                    self.network.cut_lane(from, to, lane);
+                    self.schedule_at(until, Action::MendLane { from, to, lane });
+                }
+                if let Some(region_id) = region_id.filter(|_| wanted) {
+                    self.trace.note(&[16, from, to, region_id, until]);
+                    self.network.cut_region(from, to, region_id);
+                    self.schedule_at(until, Action::MendRegion { from, to, region_id });
+                }
+            }
+        }
+    }
+
+    fn hold_something_up(&mut self, rng: &mut Rng) {
+        let store = self.some_store(rng);
+        let applier = rng.chance(500);
+        self.hold_up(store, applier, rng);
+    }
+
+    fn hold_up(&mut self, store: usize, applier: bool, rng: &mut Rng) {
+        let worker = rng.below(self.knobs.workers as u64) as usize;
+        let until_us = self.now_us + rng.within(self.knobs.stuck_ms) * 1000;
+        if !self.stores[store].up {
+            return;
+        }
+        let what = if applier { "applier" } else { "worker" };
+        self.say(|| format!("store {}: {what} {worker} is stuck until {until_us}", store + 1));
+        self.trace.note(&[15, store as u64, worker as u64, u64::from(applier), until_us]);
+        let lane = &mut self.stores[store].lanes[worker];
+        let stuck = if applier { &mut lane.applier_stuck } else { &mut lane.stuck };
+        *stuck = Stuck { since_us: self.now_us, until_us };
+    }
+
+    fn orphan_a_store(&mut self, rng: &mut Rng) {
+        let store = self.some_store(rng);
+        self.orphan(store, rng);
+    }
+
+    /// Nobody hears a store for a while, nor does it hear anybody, and the others start anew, as fast as they can: what they have promised to it
+    /// still stands.
+    fn orphan(&mut self, store: usize, rng: &mut Rng) {
+        self.say(|| format!("store {}: is cut off, and the others start anew", store + 1));
+        self.cut_off(store, (true, true), rng);
+        let crash = if rng.chance(self.knobs.power_cuts) { Crash::Power } else { Crash::Process };
+        for other in (0..self.stores.len()).filter(|other| *other != store) {
+            let down_us = rng.within((1, 300)) * 1000;
+            if rng.chance(900) && self.stores[other].up {
+                self.crash_for(other, crash, down_us);
+            }
+        }
+    }
+
+    fn cut_off(&mut self, store: usize, (out, back): (bool, bool), rng: &mut Rng) {
+        let one = self.stores[store].id;
+        let until = self.now_us + rng.within((300, 2_500)) * 1000;
+        let others: Vec<u64> = self.stores.iter().map(|other| other.id).filter(|id| *id != one).collect();
+        self.say(|| format!("cut: store {one}, out {out}, back {back}"));
+        for other in others {
+            for (from, to, wanted) in [(one, other, out), (other, one, back)] {
+                if wanted {
+                    self.trace.note(&[3, from, to, until]);
+                    self.network.cut(from, to);
+                    self.schedule_at(until, Action::Mend { from, to });
+                }
+            }
+        }
+    }
+
+    /// What an ambush may wait for has happened on a store.
+    pub(crate) fn spring_ambush(&mut self, event: Awaited, store: usize) {
+        if self.ended || self.faults.ambush.as_ref().is_none_or(|(awaited, _)| *awaited != event) {
+            return;
+        }
+        let (_, mut rng) = self.faults.ambush.take().expect("just seen");
+        let after = rng.pick(&[0, 0, 1_000, 20_000, 200_000]);
+        let after = rng.below(after + 1);
+        self.schedule(after, Action::Strike { store, rng });
+    }
+
+    pub(crate) fn strike(&mut self, store: usize, mut rng: Rng) {
+        if self.ended || !self.stores[store].up {
+            return;
+        }
+        let rng = &mut rng;
+        self.say(|| format!("store {}: is ambushed", store + 1));
+        let soon = self.now_us + rng.within((20, 800)) * 1000;
+        match rng.below(11) {
+            0 | 1 => self.stores[store].stalled_until_us = soon,
+            2 => {
+                for other in (0..self.stores.len()).filter(|other| *other != store) {
+                    self.stores[other].stalled_until_us = soon;
+                }
+            }
+            3 | 4 => self.cut_off(store, (true, true), rng),
+            5 => {
+                let out = rng.chance(500);
+                self.cut_off(store, (out, !out), rng);
+            }
+            6 => self.orphan(store, rng),
+            7 => {
+                let power = rng.chance(self.knobs.power_cuts);
+                self.crash_for(store, if power { Crash::Power } else { Crash::Process }, rng.within((1, 1_000)) * 1000);
+            }
+            8 => self.stores[store].frozen_until_us = self.now_us + rng.within((50, 2_000)) * 1000,
+            9 => self.hold_up(store, true, rng),
+            _ => self.hold_up(store, false, rng),
+        }
+    }
+
     /// Puts an old copy of its disk into a store that is down.
     pub fn tamper(&mut self, store: usize, copy: Copy) {
         assert!(!self.stores[store].up, "a disk is changed only while nobody uses it");
@@ -395,6 +587,9 @@ impl World {
             owner.frozen_until_us = 0;
             owner.stalled_until_us = 0;
             owner.full_until_us = 0;
+            for lane in &mut owner.lanes {
+                (lane.stuck, lane.applier_stuck) = (Stuck::default(), Stuck::default());
+            }
             if !owner.disk.borrow().has_failed() {
                 owner.disk.borrow_mut().fail_after(None);
             }

@@ -10,7 +10,7 @@ use crate::{
     client::{Answer, Owner, Request, Wish},
     faults::Fault,
     knobs::{Forever, Knobs},
-    linear,
+    linear, lists,
     store::{apply_state, region_hash},
     trace::Trace,
     world::{Crash, World},
@@ -169,6 +169,13 @@ impl World {
             if store.ranges.reservations() > 0 || store.disk.borrow().folders() > 0 {
                 return Err(format!("store {} still has a snapshot that came in", store.id));
             }
+            let leads = |region_id: &u64| {
+                let mut views = store.lanes.iter().filter_map(|lane| lane.worker.view(*region_id));
+                views.any(|view| view.is_leader && view.alive)
+            };
+            if let Some(region_id) = store.leases.keys().find(|region_id| !leads(region_id)) {
+                return Err(format!("store {} has a lease of region {region_id}, which it does not lead", store.id));
+            }
             let mut views = store.lanes.iter().flat_map(|lane| lane.worker.views());
             if let Some(view) = views.find(|view| view.waiting) {
                 return Err(format!("requests wait at region {} on store {}", view.region.id, store.id));
@@ -193,6 +200,10 @@ impl World {
             .collect();
         if let Some(first) = verdicts.first() {
             self.broken(format!("histories are linearizable: {first}"));
+        }
+        let wrong = self.clients.lists.iter().find_map(|(key, history)| Some((key, lists::check(history).err()?)));
+        if let Some((key, error)) = wrong {
+            self.broken(format!("lists keep what was appended: {}: {error}", key.escape_ascii()));
         }
     }
 

@@ -163,6 +163,18 @@ knobs! {
     clock_jump_ms: Span,
     /// A store gets back an old copy of its disk about this often. Only in seeds without other faults: see `docs/simulation.md`.
     old_copy_every_ms: u64,
+    /// One lane of a link, of a worker or of the liveness thread, is cut about this often.
+    lane_cut_every_ms: u64,
+    /// A worker or an applier gets stuck about this often.
+    stuck_every_ms: u64,
+    /// And for so long.
+    stuck_ms: Span,
+    /// A store is cut off while the others start anew about this often.
+    orphan_every_ms: u64,
+    /// A fault lies in wait for an election, a split or the like about this often.
+    ambush_every_ms: u64,
+    /// In every eight seconds the clients rest for so long, and regions go to sleep.
+    rest_ms: u64,
     /// The administrator does something about this often.
     admin_every_ms: u64,
     /// Voters that the placement driver gives each region; 0: there is none.
@@ -220,6 +232,12 @@ impl Knobs {
             clock_jump_every_ms: 0,
             clock_jump_ms: (1, 20_000),
             old_copy_every_ms: 0,
+            lane_cut_every_ms: 0,
+            stuck_every_ms: 0,
+            stuck_ms: (50, 2_000),
+            orphan_every_ms: 0,
+            ambush_every_ms: 0,
+            rest_ms: 0,
             admin_every_ms: 0,
             placed: 0,
             replace_after_ms: 4_000,
@@ -305,7 +323,18 @@ impl Knobs {
         knobs.disk_full_every_ms = rng.pick(&[0, 0, 0, 5_000]);
         knobs.clock_jump_every_ms = rng.pick(&[0, 0, 500, 3_000]);
         knobs.place();
+        knobs.aim();
         knobs
+    }
+
+    /// Faults that look where it hurts. From a stream of their own: they came later.
+    fn aim(&mut self) {
+        let mut rng = Rng::new(self.seed ^ 0x6169_6d65_6421);
+        self.lane_cut_every_ms = rng.pick(&[0, 0, 600, 3_000]);
+        self.stuck_every_ms = rng.pick(&[0, 0, 1_000, 3_000]);
+        self.orphan_every_ms = rng.pick(&[0, 0, 0, 3_000]);
+        self.ambush_every_ms = rng.pick(&[0, 0, 500, 2_000]);
+        self.rest_ms = rng.pick(&[0, 0, 0, 3_000]);
     }
 
     /// In half of the seeds the placement driver runs, and in half of these stores are lost; then nobody else changes members, so that a

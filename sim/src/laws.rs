@@ -45,6 +45,7 @@ struct Seen {
     is_leader: bool,
     commit: u64,
     stable: u64,
+    dormant: bool,
     region: Arc<Region>,
 }
 
@@ -63,6 +64,8 @@ pub(crate) struct Laws {
     entries: Map<(u64, u64, u64), (u64, Option<u64>)>,
     /// (region, index) → digest of the data after it.
     applied: Map<(u64, u64), u64>,
+    /// region → the highest index that was applied anywhere: more than that nobody was ever told of.
+    told: Map<u64, u64>,
     /// (region, version, conf_ver) → digest of the region.
     regions: BTreeMap<(u64, u64, u64), u64>,
     /// (store, region) → term and vote as they became durable.
@@ -90,6 +93,11 @@ impl Laws {
         self.tombstones.retain(|(of, _), _| *of != store);
     }
 
+    /// The highest index of a region that was applied anywhere.
+    pub fn told(&self, region_id: u64) -> u64 {
+        self.told.get(&region_id).copied().unwrap_or_default()
+    }
+
     /// Looks at one peer after its worker's turn.
     fn look(
         &mut self,
@@ -102,8 +110,8 @@ impl Laws {
         let at = |law: &str| format!("{law}: peer {} of region {region_id} on store {}", view.peer_id, store + 1);
         let old = self.seen.get(&(store, region_id)).filter(|old| old.peer_id == view.peer_id);
         if let Some(old) = old
-            && (old.term, old.is_leader, old.commit, old.stable)
-                == (view.term, view.is_leader, view.commit, view.stable)
+            && (old.term, old.is_leader, old.commit, old.stable, old.dormant)
+                == (view.term, view.is_leader, view.commit, view.stable, view.dormant)
             && old.region.epoch == view.region.epoch
         {
             return Ok(());
@@ -168,8 +176,18 @@ impl Laws {
             Some(old) if old.region.epoch == view.region.epoch => old.region.clone(),
             _ => Arc::new(view.region.clone()),
         };
-        let PeerView { peer_id, term, is_leader, commit, stable, .. } = *view;
-        self.seen.insert((store, region_id), Seen { peer_id, term, is_leader, commit, stable, region });
+        if view.dormant && view.alive {
+            // A peer that sleeps since its start knows of no leader.
+            let all_known = view.commit == view.last || (!leads && view.leader_id == 0);
+            if !all_known || (leads && (view.applied != view.last || view.stable != view.last)) {
+                return Err(at(&format!(
+                    "who sleeps has left nothing undone: commit {} of {}",
+                    view.commit, view.last
+                )));
+            }
+        }
+        let PeerView { peer_id, term, is_leader, commit, stable, dormant, .. } = *view;
+        self.seen.insert((store, region_id), Seen { peer_id, term, is_leader, commit, stable, dormant, region });
         Ok(())
     }
 
@@ -419,6 +437,8 @@ impl World {
                 continue;
             }
             let hash = self.laws.note_applied(disk, &region, applied.index)?;
+            let told = self.laws.told.entry(region_id).or_default();
+            *told = applied.index.max(*told);
             self.trace.note(&[41, store as u64, region_id, applied.index, hash]);
             if apply_state(newest, region_id).index != applied.index {
                 return Err(format!("the apply state is written with the data: region {region_id}"));
@@ -443,6 +463,18 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// A leader serves a read under its lease: others can have acknowledged, and shown to readers, only what is applied there.
+    pub(crate) fn check_lease_read(&mut self, store: usize, region_id: u64) {
+        let here = apply_state(self.stores[store].disk.borrow().newest(), region_id).index;
+        let told = self.laws.told(region_id);
+        if here < told && !self.stores[store].tampered {
+            self.broken(format!(
+                "a read under a lease finds all that anybody was told: region {region_id} on store {} at {here}, told was {told}",
+                store + 1
+            ));
+        }
     }
 
     /// A client is about to be told that its write was applied.

@@ -22,6 +22,7 @@ pub mod group;
 pub mod knobs;
 pub mod laws;
 pub mod linear;
+pub mod lists;
 mod liveness;
 pub mod minimise;
 pub mod network;

@@ -3,7 +3,7 @@
 //! Operations whose outcome is unknown may take effect at any time after their call, or never. Operations that failed for certain are not
 //! in the history. Values are unique, so that a write that nobody can have seen may be left out: that keeps the search small.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// What an operation did. `None` is the absent value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,11 +130,7 @@ impl Points {
 fn seen(history: &[Operation]) -> BTreeMap<u64, u64> {
     let mut seen = BTreeMap::new();
     for operation in history {
-        let found = match operation.kind {
-            Kind::Read(found) | Kind::Swap { outcome: Some((_, found)), .. } => found,
-            Kind::Write(_) | Kind::Swap { outcome: None, .. } => None,
-        };
-        if let (Some(value), Some(returned)) = (found, operation.returned) {
+        if let (Some(value), Some(returned)) = (found(operation), operation.returned) {
             let until = seen.entry(value).or_insert(returned);
             *until = returned.min(*until);
         }
@@ -158,6 +154,14 @@ pub fn check(history: &[Operation]) -> Result<(), Box<NotLinearizable>> {
     match stale(&history) {
         Some(at) => Err(explain(&history, (0, at))),
         None => search(&history),
+    }
+}
+
+/// The value that an operation has found.
+fn found(operation: &Operation) -> Option<u64> {
+    match operation.kind {
+        Kind::Read(found) | Kind::Swap { outcome: Some((_, found)), .. } => found,
+        Kind::Write(_) | Kind::Swap { outcome: None, .. } => None,
     }
 }
 
@@ -219,6 +223,8 @@ struct Search<'a> {
     /// Invariant: exactly the operations that are done, and taken out of `points`.
     order: Vec<usize>,
     state: Option<u64>,
+    /// How many operations that are not done have found a value.
+    finders: HashMap<u64, usize>,
 }
 
 impl Search<'_> {
@@ -230,6 +236,9 @@ impl Search<'_> {
         self.done[id / 64] |= 1 << (id % 64);
         self.order.push(id);
         self.points.lift(id);
+        if let Some(value) = found(&self.history[id]) {
+            *self.finders.entry(value).or_default() -= 1;
+        }
     }
 
     fn take_back(&mut self, ordered: usize) {
@@ -237,7 +246,19 @@ impl Search<'_> {
             let id = self.order.pop().expect("longer than wanted");
             self.done[id / 64] &= !(1 << (id % 64));
             self.points.unlift(id);
+            if let Some(value) = found(&self.history[id]) {
+                *self.finders.entry(value).or_default() += 1;
+            }
         }
+    }
+
+    /// Whether an operation can take place now. A value never comes back: it does not go before all have found it who ever will.
+    fn step(&self, id: usize) -> Option<Option<u64>> {
+        let after = step(self.state, self.history[id].kind)?;
+        let value = self.state.filter(|_| after != self.state);
+        let finders = value.and_then(|value| self.finders.get(&value)).copied().unwrap_or(0);
+        let itself = usize::from(value.is_some() && found(&self.history[id]) == value);
+        (finders <= itself).then_some(after)
     }
 
     /// Operations that change nothing and fit take place as soon as they can: waiting could not do them any good.
@@ -265,7 +286,11 @@ fn search(history: &[Operation]) -> Result<(), Box<NotLinearizable>> {
     let mut open: Vec<usize> = (0..history.len()).filter(is_open).collect();
     open.sort_by_key(|id| points.call_at[*id]);
     let done = vec![0u64; history.len().div_ceil(64)];
-    let mut search = Search { history, points, done, order: Vec::new(), state: None };
+    let mut finders = HashMap::new();
+    for value in history.iter().filter_map(found) {
+        *finders.entry(value).or_default() += 1;
+    }
+    let mut search = Search { history, points, done, order: Vec::new(), state: None, finders };
     let mut visited: HashSet<(Vec<u64>, Option<u64>)> = HashSet::new();
     let mut choices: Vec<Choice> = Vec::new();
     let mut deepest = (0, 0);
@@ -284,7 +309,7 @@ fn search(history: &[Operation]) -> Result<(), Box<NotLinearizable>> {
             Point::Call(id) => {
                 let (ordered, before) = (search.order.len(), search.state);
                 let alike = is_open(&id) && open.iter().find(|other| !search.is_done(**other)) != Some(&id);
-                let after = if alike { None } else { step(before, history[id].kind) };
+                let after = if alike { None } else { search.step(id) };
                 let Some(after) = after else {
                     at = search.points.next[at];
                     continue;

@@ -11,7 +11,9 @@ use flotilla_raftstore::{
 
 use crate::{
     client::Answer,
+    faults::Awaited,
     knobs::Knobs,
+    network::LIVENESS_LANE,
     world::{Action, World},
 };
 
@@ -61,10 +63,14 @@ impl World {
     }
 
     fn let_support_act(&mut self, store: usize, said: Option<(u64, SupportMessage)>) {
-        let others: Vec<u64> = self.stores.iter().map(|other| other.id).filter(|id| *id != store as u64 + 1).collect();
+        let me = self.stores[store].id;
+        let others: Vec<u64> = self.stores.iter().map(|other| other.id).filter(|id| *id != me).collect();
         let owner = &mut self.stores[store];
         let now_ms = owner.clock_ms(self.now_us);
-        let stuck = owner.logging_since_us.is_some_and(|since| self.now_us - since > SUPPORT_MS * 1000 / 2);
+        let logging = owner.logging_since_us.into_iter();
+        let working =
+            owner.lanes.iter().filter(|lane| lane.stuck.until_us > self.now_us).map(|lane| lane.stuck.since_us);
+        let stuck = logging.chain(working).any(|since_us| self.now_us - since_us > SUPPORT_MS * 1000 / 2);
         if let Some((from, message)) = said {
             owner.support.handle(now_ms, Input::Message { from, message });
         }
@@ -78,7 +84,7 @@ impl World {
         while let Some(output) = self.stores[store].support.poll_output() {
             match output {
                 Output::Send { to, message } => {
-                    for after in self.network.arrivals_us(from, to, &self.knobs, &mut self.rng) {
+                    for after in self.network.arrivals_us(from, to, LIVENESS_LANE, &self.knobs, &mut self.rng) {
                         self.schedule(after, Action::Said { from, to, message });
                     }
                 }
@@ -117,10 +123,18 @@ impl World {
             format!("store {}: lease of region {region_id}: {lease:?}", store + 1)
         });
         let leases = &mut self.stores[store].leases;
-        match lease {
+        match lease.clone() {
             Some(lease) => leases.insert(region_id, lease),
             None => leases.remove(&region_id),
         };
+        let awaited = if lease.is_some() { Awaited::Lease } else { Awaited::LeaseOver };
+        self.spring_ambush(awaited, store);
+        if let Some(lease) = lease
+            && self.knobs.has_leases()
+            && self.lease(store, region_id).is_some()
+        {
+            self.check_lease(store, &lease.region);
+        }
     }
 
     /// The lease of a region on a store, if it is good at this moment.
@@ -155,6 +169,7 @@ impl World {
         if !lease.progress.is_applied() {
             return Leased::Behind { term: lease.term };
         }
+        self.check_lease_read(store, target.region_id);
         let answer = self.read_now(store, &lease.region, id);
         if let Answer::Refused(_) = answer {
             return Leased::No;

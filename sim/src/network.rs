@@ -8,11 +8,18 @@ use crate::{knobs::Knobs, rng::Rng};
 
 const HOARD_MAX: usize = 64;
 
+/// Each worker of a store speaks on a lane of its own, by its number, and the liveness thread on this one.
+pub const LIVENESS_LANE: usize = 255;
+
 /// See the module.
 #[derive(Default)]
 pub struct Network {
     /// Directed pairs of store ids between which nothing passes.
     cuts: BTreeSet<(u64, u64)>,
+    /// The same for one lane alone.
+    lane_cuts: BTreeSet<(u64, u64, usize)>,
+    /// The same for the messages of one region: frames are split, and parts of them dropped.
+    region_cuts: BTreeSet<(u64, u64, u64)>,
     /// No loss, no delay beyond the usual: the end of a run.
     pub healed: bool,
     hoard: Vec<(u64, u64, RaftMessage)>,
@@ -30,9 +37,38 @@ impl Network {
         self.cuts.remove(&(from, to));
     }
 
+    /// Cuts one lane of one direction.
+    pub fn cut_lane(&mut self, from: u64, to: u64, lane: usize) {
+        self.lane_cuts.insert((from, to, lane));
+    }
+
+    /// Mends one lane of one direction.
+    pub fn mend_lane(&mut self, from: u64, to: u64, lane: usize) {
+        self.lane_cuts.remove(&(from, to, lane));
+    }
+
+    /// Lets the messages of one region not pass in one direction.
+    pub fn cut_region(&mut self, from: u64, to: u64, region_id: u64) {
+        self.region_cuts.insert((from, to, region_id));
+    }
+
+    /// Lets them pass again.
+    pub fn mend_region(&mut self, from: u64, to: u64, region_id: u64) {
+        self.region_cuts.remove(&(from, to, region_id));
+    }
+
+    /// Loses the messages that do not pass for their regions' sake.
+    pub fn thin_out(&self, from: u64, to: u64, messages: &mut Vec<RaftMessage>) {
+        if !self.region_cuts.is_empty() {
+            messages.retain(|message| !self.region_cuts.contains(&(from, to, message.region_id)));
+        }
+    }
+
     /// Mends everything.
     pub fn mend_all(&mut self) {
         self.cuts.clear();
+        self.region_cuts.clear();
+        self.lane_cuts.clear();
     }
 
     /// Whether nothing passes from one store to the other.
@@ -41,8 +77,9 @@ impl Network {
     }
 
     /// After which times a frame arrives: never, once or twice.
-    pub fn arrivals_us(&self, from: u64, to: u64, knobs: &Knobs, rng: &mut Rng) -> Vec<u64> {
-        if self.is_cut(from, to) || (!self.healed && rng.chance(knobs.loss)) {
+    pub fn arrivals_us(&self, from: u64, to: u64, lane: usize, knobs: &Knobs, rng: &mut Rng) -> Vec<u64> {
+        let cut = self.is_cut(from, to) || self.lane_cuts.contains(&(from, to, lane));
+        if cut || (!self.healed && rng.chance(knobs.loss)) {
             return Vec::new();
         }
         let delay = |rng: &mut Rng| {

@@ -7,6 +7,7 @@ use crate::{
     client::{Answer, Owner, Request, Wish},
     disk::Disk,
     knobs::Knobs,
+    store::Stuck,
     trace::Trace,
     world::World,
 };
@@ -70,6 +71,13 @@ impl World {
         let value = self.clients.fresh_value();
         let target = Target { region_id, ..Target::default() };
         let wishes = vec![(key.to_vec().into(), Wish::Put(value))];
+        self.ask(Owner::Script, store, Request::Data { target, wishes });
+    }
+
+    /// Sends a read to a store and does not wait.
+    pub fn send_get(&mut self, store: usize, region_id: u64, key: &[u8]) {
+        let target = Target { region_id, ..Target::default() };
+        let wishes = vec![(key.to_vec().into(), Wish::Get)];
         self.ask(Owner::Script, store, Request::Data { target, wishes });
     }
 
@@ -139,8 +147,25 @@ impl World {
         let child = self.fresh_id();
         let peer_ids = region.peers.iter().map(|_| self.fresh_id()).collect();
         let children = vec![SplitChild { region_id: child, peer_ids, start_key: key.to_vec().into() }];
-        self.carry_out(key, &Command::Split(Split { children }));
-        child
+        let command = Command::Split(Split { children });
+        let until = self.now_us + PATIENCE_MS * 1000;
+        loop {
+            assert!(self.now_us < until, "the split at {} is not carried out", key.escape_ascii());
+            match self.led(key) {
+                // It was carried out although the answer came too late.
+                Some((region, _)) if region.start_key == key => return region.id,
+                Some((region, store)) => {
+                    let target = Target { region_id: region.id, ..Target::default() };
+                    let answer = self.ask_once(store, Request::Command { target, command: command.clone() });
+                    if let Answer::Commanded(_) = answer {
+                        return child;
+                    }
+                }
+                None => {}
+            }
+            self.assert_lawful();
+            self.run_for_ms(20);
+        }
     }
 
     /// Adds a voter on a store, by way of a learner; answers the peer's id.
@@ -151,6 +176,24 @@ impl World {
         self.carry_out(key, &change(PeerChangeKind::AddLearner));
         self.carry_out(key, &change(PeerChangeKind::AddVoter));
         peer.id
+    }
+
+    /// Adds a learner on a store.
+    pub fn add_learner(&mut self, key: &[u8], store: usize) {
+        let peer = Peer { id: self.fresh_id(), store_id: self.stores[store].id, role: PeerRole::Learner as i32 };
+        let kind = PeerChangeKind::AddLearner as i32;
+        self.carry_out(key, &Command::ChangePeer(ChangePeer { epoch: None, kind, peer: Some(peer) }));
+    }
+
+    /// Asks for the removal of the peer on a store and does not wait.
+    pub fn send_removal(&mut self, key: &[u8], store: usize) {
+        let store_id = self.stores[store].id;
+        let (region, leader) = self.led(key).expect("somebody leads");
+        let peer = *region.peers.iter().find(|peer| peer.store_id == store_id).expect("a member is there");
+        let kind = PeerChangeKind::Remove as i32;
+        let command = Command::ChangePeer(ChangePeer { epoch: None, kind, peer: Some(peer) });
+        let target = Target { region_id: region.id, ..Target::default() };
+        self.ask(Owner::Script, leader, Request::Command { target, command });
     }
 
     /// Removes the peer on a store.
@@ -166,15 +209,39 @@ impl World {
     pub fn lead_from(&mut self, key: &[u8], store: usize) {
         let store_id = self.stores[store].id;
         self.wait_until("somebody leads", |world| world.led(key).is_some());
-        let (region, _) = self.led(key).expect("just seen");
-        let to = region.peers.iter().find(|peer| peer.store_id == store_id).expect("a member is there").id;
-        self.carry_out(key, &Command::TransferLeader { to_peer: to });
-        self.wait_until("the lead is taken", |world| world.led(key).is_some_and(|(_, leader)| leader == store));
+        let until = self.now_us + PATIENCE_MS * 1000;
+        // After a split, the parent may still be taken for the region that holds the key.
+        while self.led(key).is_none_or(|(_, leader)| leader != store) {
+            assert!(self.now_us < until, "store {} does not take the lead of {}", store + 1, key.escape_ascii());
+            if let Some((region, leader)) = self.led(key)
+                && let Some(to) = region.peers.iter().find(|peer| peer.store_id == store_id)
+            {
+                let target = Target { region_id: region.id, ..Target::default() };
+                let command = Command::TransferLeader { to_peer: to.id };
+                self.ask_once(leader, Request::Command { target, command });
+            }
+            self.assert_lawful();
+            self.run_for_ms(20);
+        }
     }
 
     /// What a store's disk says of a region's peer.
     pub fn peer_state(&self, store: usize, region_id: u64) -> PeerState {
         self.stores[store].disk.borrow().newest().peer_state(region_id).unwrap_or_default()
+    }
+
+    /// Lets all workers of a store get on with nothing until then.
+    pub fn get_stuck(&mut self, store: usize, until_us: u64) {
+        for lane in &mut self.stores[store].lanes {
+            lane.stuck = Stuck { since_us: self.now_us, until_us };
+        }
+    }
+
+    /// The same for its appliers.
+    pub fn get_appliers_stuck(&mut self, store: usize, until_us: u64) {
+        for lane in &mut self.stores[store].lanes {
+            lane.applier_stuck = Stuck { since_us: self.now_us, until_us };
+        }
     }
 
     /// Lets a store crash after so many changes of the disk while a snapshot is put in place.

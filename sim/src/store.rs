@@ -38,6 +38,19 @@ pub struct Lane {
     pub tasks: VecDeque<Vec<ApplyTask>>,
     /// A run of the applier is scheduled.
     pub applying: bool,
+    /// The worker is at one thing for long.
+    pub stuck: Stuck,
+    /// The applier is.
+    pub applier_stuck: Stuck,
+}
+
+/// A time in which a thread gets on with nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stuck {
+    /// Since when.
+    pub since_us: u64,
+    /// It goes on then. In the past: it is not stuck.
+    pub until_us: u64,
 }
 
 /// A log batch on its way to the log writer.
@@ -162,6 +175,8 @@ impl Store {
                 applier: Applier::new(),
                 tasks: VecDeque::new(),
                 applying: false,
+                stuck: Stuck::default(),
+                applier_stuck: Stuck::default(),
             }
         });
         self.lanes = lanes.collect();

@@ -45,6 +45,9 @@ pub(crate) enum Action {
     Answered { id: RequestId, answer: Box<Answer> },
     GiveUp { id: RequestId },
     Mend { from: u64, to: u64 },
+    MendLane { from: u64, to: u64, lane: usize },
+    MendRegion { from: u64, to: u64, region_id: u64 },
+    Strike { store: usize, rng: Rng },
     Fault(Fault),
     Placing(Happening),
 }
@@ -134,7 +137,12 @@ impl World {
         let mut rng = Rng::new(knobs.seed);
         let stores = (1..=knobs.stores as u64).map(|id| {
             let start_ms = rng.below(1_000_000);
-            let rate = 1_000_000 + rng.below(2 * knobs.drift_ppm + 1) - knobs.drift_ppm;
+            // Near the bound is where it matters.
+            let rate = match rng.below(4) {
+                0 => 1_000_000 - knobs.drift_ppm,
+                1 => 1_000_000 + knobs.drift_ppm,
+                _ => 1_000_000 + rng.below(2 * knobs.drift_ppm + 1) - knobs.drift_ppm,
+            };
             Store::new(id, (start_ms, rate))
         });
         let stores = stores.collect();
@@ -301,6 +309,9 @@ impl World {
             Action::Answered { id, answer } => self.answered(id, *answer),
             Action::GiveUp { id } => self.give_up(id),
             Action::Mend { from, to } => self.network.mend(from, to),
+            Action::MendLane { from, to, lane } => self.network.mend_lane(from, to, lane),
+            Action::MendRegion { from, to, region_id } => self.network.mend_region(from, to, region_id),
+            Action::Strike { store, rng } => self.strike(store, rng),
             Action::Fault(fault) => self.fault(fault),
             Action::Placing(happening) => self.placing(happening),
         }

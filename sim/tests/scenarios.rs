@@ -5,6 +5,7 @@ use flotilla_raftstore::Target;
 use flotilla_sim::{
     Crash, Knobs, World,
     client::{Answer, Request, Wish},
+    network::LIVENESS_LANE,
 };
 
 const KEY: &[u8] = b"k03";
@@ -384,6 +385,102 @@ fn a_power_cut_right_after_a_split() {
         world.kill(hit, Crash::Power);
         world.restart(hit);
         world.put(RIGHT);
+        world.must_end_well();
+    }
+}
+
+/// Regression: of two voters one was removed, and a learner that knew of it told it to go before the other voter knew: that one then needed
+/// its vote for ever.
+#[test]
+fn a_learner_does_not_send_the_last_but_one_voter_away() {
+    for seed in 0..20 {
+        let mut world = World::scripted(Knobs { tick_ms: 20, ..one_region(seed) });
+        world.put(KEY);
+        let (region, stays) = world.led(KEY).unwrap();
+        let others = followers(&world, KEY);
+        let (goes, learner) = (others[0], others[1]);
+        world.remove_from(KEY, learner);
+        world.add_learner(KEY, learner);
+        world.wait_until("the learner has the data", |world| world.stored(learner, KEY).is_some());
+        let last = |world: &World, store: usize| {
+            let views = world.stores[store].lanes.iter().flat_map(|lane| lane.worker.views());
+            views.filter(|view| view.region.id == region.id).map(|view| view.last_term).sum::<u64>()
+        };
+        let term = last(&world, stays);
+        let before = world.with_disk(goes, |disk| disk.log(region.id).len());
+        // The one that stays proposes the removal, and never hears that it was committed.
+        world.network.cut(goes as u64 + 1, stays as u64 + 1);
+        world.send_removal(KEY, goes);
+        world.wait_until("the removal is in its log", |world| {
+            world.with_disk(goes, |disk| disk.log(region.id).len()) > before
+        });
+        world.kill(stays, Crash::Process);
+        world.network.mend_all();
+        world.restart(stays);
+        world.wait_until("somebody leads anew", |world| last(world, stays).max(last(world, goes)) > term);
+        world.wait_until("the other one has its entry", |world| last(world, stays) == last(world, goes));
+        world.run_for_ms(4);
+        world.network.cut(goes as u64 + 1, stays as u64 + 1);
+        world.network.cut(stays as u64 + 1, goes as u64 + 1);
+        world.run_for_ms(10_000);
+        world.must_end_well();
+    }
+}
+
+/// Regression: a new leader took voters that had been dead for long for alive, removed a living one, and the region had no quorum any more.
+#[test]
+fn a_new_leader_removes_nobody_before_it_has_heard_of_a_quorum() {
+    for seed in 0..6 {
+        let knobs = Knobs { stores: 5, replicas: 5, regions: 1, ..Knobs::calm(seed) };
+        let mut world = World::scripted(knobs);
+        world.put(KEY);
+        let others = followers(&world, KEY);
+        for dead in &others[..2] {
+            world.kill(*dead, Crash::Process);
+        }
+        world.lead_from(KEY, others[2]);
+        let (region, leader) = world.led(KEY).expect("somebody leads");
+        world.send_removal(KEY, others[3]);
+        world.run_for_ms(1_000);
+        assert_eq!(
+            world.led(KEY).map(|(region, _)| region.peers.len()),
+            Some(region.peers.len()),
+            "nobody was removed"
+        );
+        // With those that are dead out of the way it has a quorum either way.
+        world.remove_from(KEY, others[0]);
+        world.remove_from(KEY, others[1]);
+        assert_eq!(world.led(KEY).map(|(region, leader)| (region.peers.len(), leader)), Some((3, leader)));
+        world.must_end_well();
+    }
+}
+
+/// Regression: when a removed peer's applier, which had lagged, was through with everything, the worker first let the peer see the time that had
+/// passed. It wanted to campaign, and looked for changes of members in a log that was gone: the store aborted.
+#[test]
+fn a_peer_that_is_being_removed_sees_no_time_pass() {
+    for seed in 0..16 {
+        let mut world = World::scripted(Knobs { tick_ms: 20, sleep_ticks: 0, ..one_region(seed) });
+        world.put(KEY);
+        let (region, leader) = world.led(KEY).unwrap();
+        let gone = followers(&world, KEY)[0];
+        world.get_appliers_stuck(gone, world.now_us + 5_000_000);
+        for _ in 0..3 {
+            world.put(KEY);
+        }
+        world.run_for_ms(50);
+        // What it has to apply is on its disk only.
+        world.kill(gone, Crash::Process);
+        world.restart(gone);
+        world.get_appliers_stuck(gone, world.now_us + 5_000_000);
+        world.run_for_ms(1_000);
+        world.remove_from(KEY, gone);
+        world.run_for_ms(100);
+        for (from, to) in [(leader, gone), (gone, leader)] {
+            world.network.cut_lane(from as u64 + 1, to as u64 + 1, LIVENESS_LANE);
+        }
+        world.run_for_ms(6_000);
+        assert_eq!(world.peer_state(gone, region.id).status(), PeerStatus::Tombstone);
         world.must_end_well();
     }
 }

@@ -236,6 +236,11 @@ impl<S: Storage, O: Observer> Raft<S, O> {
         if progress.match_index < self.log.last_index() || progress.state == ProgressState::Probe {
             self.send_append(from);
         }
+        #[cfg(feature = "seeded-bugs")]
+        if crate::seeded::is(17) {
+            self.confirm_reads(from, self.read_only.position());
+            return Ok(());
+        }
         if self.read_only.option != ReadOnlyOption::Safe || message.context.is_empty() {
             return Ok(());
         }

@@ -84,6 +84,9 @@ async fn metrics_text(State(site): State<Site>) -> impl IntoResponse {
     metrics().regions(Role::Region).set(count(stats.regions));
     metrics().regions(Role::Leader).set(count(stats.leaders));
     metrics().regions(Role::Dormant).set(count(stats.dormant));
+    for (gauge, bytes) in metrics().engine_bytes.iter().zip(site.node.engine_bytes()) {
+        gauge.set(count(bytes));
+    }
     metrics().inbox_bytes.set(count(site.node.inbox_bytes()));
     ([(CONTENT_TYPE, "text/plain; version=0.0.4")], metrics().text())
 }
