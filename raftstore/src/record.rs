@@ -212,7 +212,7 @@ impl Record {
     fn binding(&self) -> Option<Binding> {
         let leader = self.region.peers.iter().find(|peer| peer.id == self.group.leader_id)?;
         let bound = self.support != SupportId(0);
-        bound.then(|| Binding { term: self.group.term, store_id: leader.store_id, id: self.support })
+        bound.then_some(Binding { term: self.group.term, store_id: leader.store_id, id: self.support })
     }
 
     fn me(&self) -> &store::Peer {
