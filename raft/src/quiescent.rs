@@ -23,32 +23,32 @@ pub struct Quiescent {
     pub vote: u64,
     /// Who leads in it, or 0 if unknown.
     pub leader_id: u64,
-    /// Whether the peer itself leads.
-    pub is_leader: bool,
-    pending_conf_index: u64,
+    /// If it leads itself.
+    leading: Option<Box<Leading>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Leading {
     /// Reads that it was asked for in this term. Invariant: never goes back, or a late answer to an old question would answer a new one.
     reads: u64,
-    /// On a leader: the members that may lack entries, and what they have.
+    /// The members that may lack entries, and what they have.
     lagging: Box<[(u64, u64)]>,
 }
 
 impl Quiescent {
     /// Whether a member may lack entries, as far as this peer knows.
     pub fn lags(&self, id: u64) -> bool {
-        self.lagging.iter().any(|(lagging, _)| *lagging == id)
+        self.leading.as_ref().is_some_and(|leading| leading.lagging.iter().any(|(member, _)| *member == id))
     }
 
     /// A peer that has just started, as [`RawNode::new`] would have it.
     pub fn of_start(term: u64, vote: u64) -> Quiescent {
-        Quiescent {
-            term,
-            vote,
-            leader_id: NONE,
-            is_leader: false,
-            pending_conf_index: 0,
-            reads: 0,
-            lagging: Box::default(),
-        }
+        Quiescent { term, vote, leader_id: NONE, leading: None }
+    }
+
+    /// Whether the peer itself leads.
+    pub fn is_leader(&self) -> bool {
+        self.leading.is_some()
     }
 }
 
@@ -72,21 +72,19 @@ impl<S: Storage, O: Observer> RawNode<S, O> {
         if !at_rest {
             return None;
         }
-        let is_leader = raft.role == Role::Leader;
         let lags = |(id, progress): (u64, &crate::Progress)| {
             let lags = progress.state != ProgressState::Replicate || progress.match_index < last;
             (id != raft.config.id && lags).then_some((id, progress.match_index))
         };
-        let lagging: Vec<_> =
-            if is_leader { raft.tracker.progress.iter().filter_map(lags).collect() } else { Vec::new() };
+        let leading = || {
+            let lagging: Vec<_> = raft.tracker.progress.iter().filter_map(lags).collect();
+            Box::new(Leading { reads: raft.read_only.position(), lagging: lagging.into_boxed_slice() })
+        };
         Some(Quiescent {
             term: raft.term,
             vote: raft.vote,
             leader_id: raft.leader,
-            is_leader,
-            pending_conf_index: raft.pending_conf_index,
-            reads: raft.read_only.position(),
-            lagging: lagging.into_boxed_slice(),
+            leading: (raft.role == Role::Leader).then(leading),
         })
     }
 
@@ -106,11 +104,14 @@ impl<S: Storage, O: Observer> RawNode<S, O> {
         raft.term = state.term;
         raft.vote = state.vote;
         raft.leader = state.leader_id;
-        if state.is_leader {
+        if let Some(Leading { reads, lagging }) = state.leading.as_deref() {
             raft.role = Role::Leader;
+            raft.read_only.count_from(*reads);
             let last = raft.log.last_index();
+            // Nothing beyond it can be a change of the members.
+            raft.pending_conf_index = last;
             for (id, progress) in raft.tracker.progress.iter_mut() {
-                match state.lagging.iter().find(|(lagging, _)| *lagging == id) {
+                match lagging.iter().find(|(member, _)| *member == id) {
                     // As at the beginning of a term: from the end of the log back to where the logs meet.
                     Some((_, match_index)) => progress.restart(*match_index, last + 1),
                     None => {
@@ -121,8 +122,6 @@ impl<S: Storage, O: Observer> RawNode<S, O> {
                 progress.recent_active = true;
             }
         }
-        raft.pending_conf_index = state.pending_conf_index;
-        raft.read_only.count_from(state.reads);
         Ok(RawNode::of(raft))
     }
 }

@@ -188,6 +188,16 @@ impl<L: LogReader> Peer<L> {
         behind.then_some("a member lags, or is not bound to it")
     }
 
+    /// A member's store is back. Its peers have to be bound anew; those that have all are only told to sleep on.
+    pub fn store_returned(&mut self, store_id: u64, round: &mut Round) {
+        let Some(to) = self.region.peers.iter().find(|peer| peer.store_id == store_id).copied() else { return };
+        if self.has_all(to.id) {
+            self.lull(to, round);
+        } else {
+            self.wake(Wake::StoreReturned);
+        }
+    }
+
     /// Whether a member has the whole log.
     pub fn has_all(&self, peer_id: u64) -> bool {
         self.raft.progress_of(peer_id).is_some_and(|progress| progress.match_index == self.raft.last_index())

@@ -333,7 +333,9 @@ impl<L: LogReader> Peer<L> {
         }
         let old = std::mem::replace(&mut self.role, role);
         self.review_binding();
-        self.wake(Wake::Lead);
+        if role.is_leader {
+            self.wake(Wake::Lead);
+        }
         if old.is_leader && (!role.is_leader || role.term != old.term) {
             self.refuse_as_follower(round);
             #[cfg(feature = "seeded-bugs")]

@@ -13,6 +13,7 @@ use crate::{
     lease::{Binding, Fortification},
     peer::{Fate, KnownRole, Peer, Reported, conf_state},
     storage::{EntryId, Initial},
+    support::SupportId,
     worker::PeerView,
 };
 
@@ -29,7 +30,8 @@ pub(crate) struct Record {
     /// Also the applied one.
     pub last: EntryId,
     pub log_bytes: u64,
-    pub binding: Option<Binding>,
+    /// Under which support it is bound to its leader; 0: it is not.
+    pub support: SupportId,
     /// The tick at which the leader was last heard.
     pub heard_at: u64,
     /// Of a leader.
@@ -81,7 +83,7 @@ impl<L: LogReader> Slot<L> {
     pub fn is_leader(&self) -> bool {
         match self {
             Slot::Peer(peer) => peer.raft.is_leader(),
-            Slot::Record(record) => record.group.is_leader,
+            Slot::Record(record) => record.group.is_leader(),
         }
     }
 
@@ -112,7 +114,7 @@ impl<L: LogReader> Slot<L> {
     pub fn binding(&self) -> Option<Binding> {
         match self {
             Slot::Peer(peer) => peer.fortification.binding,
-            Slot::Record(record) => record.binding,
+            Slot::Record(record) => record.binding(),
         }
     }
 }
@@ -141,10 +143,16 @@ impl<L: LogReader> Peer<L> {
         assert_eq!(self.durability.vote, (group.term, group.vote), "the vote of region {} is on disk", self.region.id);
         assert_eq!(
             self.role,
-            KnownRole { term: group.term, leader_id: group.leader_id, is_leader: group.is_leader },
+            KnownRole { term: group.term, leader_id: group.leader_id, is_leader: group.is_leader() },
             "the outside knows the role in region {}",
             self.region.id
         );
+        let bound = self.fortification.binding;
+        let leader = self.region.peers.iter().find(|peer| peer.id == group.leader_id);
+        let to_leader = |binding: &Binding| leader.is_some_and(|leader| leader.store_id == binding.store_id);
+        if bound.is_some_and(|binding| binding.term != group.term || !to_leader(&binding)) {
+            return None; // The leader has changed, and this peer is not bound to the new one yet.
+        }
         let (truncated, log_bytes) = (storage.truncated(), storage.log_bytes());
         let fortification = std::mem::take(&mut self.fortification);
         let reported = std::mem::take(&mut self.reported);
@@ -154,9 +162,9 @@ impl<L: LogReader> Peer<L> {
             truncated,
             last,
             log_bytes,
-            binding: fortification.binding,
+            support: bound.map_or(SupportId(0), |binding| binding.id),
             heard_at: fortification.heard_at,
-            fortification: group.is_leader.then(|| Box::new(fortification)),
+            fortification: group.is_leader().then(|| Box::new(fortification)),
             reported: (reported != Reported::default()).then(|| Box::new(reported)),
             group,
         })
@@ -174,7 +182,7 @@ impl Record {
             truncated,
             last,
             log_bytes: 0,
-            binding: None,
+            support: SupportId(0),
             heard_at: 0,
             fortification: None,
             reported: None,
@@ -184,6 +192,7 @@ impl Record {
     /// Makes the peer again, as dormant as it was.
     pub fn into_peer<L: LogReader>(self, settings: &Settings, reader: L, tick: u64) -> Peer<L> {
         let me = *self.me();
+        let binding = self.binding();
         let initial = Initial {
             hard_state: HardState { term: self.group.term, vote: self.group.vote, commit: self.last.index },
             conf_state: conf_state(&self.region),
@@ -195,9 +204,15 @@ impl Record {
         let mut peer = Peer::new(settings, self.region, me, initial, Some(&self.group), reader, tick);
         peer.dormancy = Dormancy::asleep(tick);
         peer.reported = self.reported.map_or_else(Reported::default, |reported| *reported);
-        let follows = || Fortification::of_follower(self.binding, self.heard_at);
+        let follows = || Fortification::of_follower(binding, self.heard_at);
         peer.fortification = self.fortification.map_or_else(follows, |leads| *leads);
         peer
+    }
+
+    fn binding(&self) -> Option<Binding> {
+        let leader = self.region.peers.iter().find(|peer| peer.id == self.group.leader_id)?;
+        let bound = self.support != SupportId(0);
+        bound.then_some(Binding { term: self.group.term, store_id: leader.store_id, id: self.support })
     }
 
     fn me(&self) -> &store::Peer {
@@ -211,7 +226,7 @@ impl Record {
             term: self.group.term,
             vote: self.group.vote,
             leader_id: self.group.leader_id,
-            is_leader: self.group.is_leader,
+            is_leader: self.group.is_leader(),
             alive: true,
             initialized: true,
             commit: self.last.index,

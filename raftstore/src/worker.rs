@@ -62,6 +62,9 @@ enum News {
 /// Peers in a slice.
 const SWEEP_SLICE: usize = 512;
 
+/// How long the next slice of a sweep waits for the work of those before.
+const SWEEP_PATIENCE_TICKS: u64 = 4;
+
 /// Groups that share a log batch and frames at most: enough to share them well, and few enough that nothing waits long.
 const ROUND_REGIONS_MAX: usize = 2_048;
 
@@ -233,7 +236,7 @@ impl<L: LogReader> Worker<L> {
                 self.round.promises.former_over = true;
                 self.spread(News::PromisesOver, 0);
                 // Where somebody leads, the leader is faster.
-                self.spread(News::Elect { all: false }, u64::from(self.settings.election_ticks) / 2);
+                self.spread(News::Elect { all: false }, u64::from(self.settings.election_ticks));
             }
             Event::ReportAll => self.spread(News::ReportAll, 0),
             Event::Drain => self.spread(News::Drain, 0),
@@ -351,7 +354,7 @@ impl<L: LogReader> Worker<L> {
         let wakes = !matches!(what, News::PromisesOver | News::ReportAll);
         let limits = &self.settings.limits;
         let busy = self.busy.campaigns >= limits.campaigns_max || self.busy.restless >= limits.restless_max;
-        if wakes && busy && self.tick < since + u64::from(self.settings.election_ticks) {
+        if wakes && busy && self.tick < since + SWEEP_PATIENCE_TICKS {
             self.sweeps[place].at = self.tick + 1;
             return;
         }
@@ -391,7 +394,7 @@ impl<L: LogReader> Worker<L> {
         let Some((peer, settings, round)) = self.peer(region_id) else { return };
         match what {
             News::SupportEnded { store_id, id } => peer.support_ended(store_id, id, settings),
-            News::StoreReturned { .. } => peer.wake(Wake::StoreReturned),
+            News::StoreReturned { store_id } => peer.store_returned(store_id, round),
             News::StoreAsks { .. } => {
                 peer.wake(Wake::StoreReturned);
                 // That it was not heard from for long says nothing now.
@@ -476,6 +479,8 @@ impl<L: LogReader> Worker<L> {
         }
         peer.hear(from);
         let raft_message = if campaigns {
+            // The end of a support may have come in the same turn, and not been spread yet: the group would take its leader for well.
+            peer.give_up_leader(settings, &round.promises);
             match peer.withhold_vote(raft_message, from_store, settings, round) {
                 Some(message) => message,
                 None => return,

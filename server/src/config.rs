@@ -42,7 +42,7 @@ join = []
 tick_ms = 50
 heartbeat_ticks = 2
 # A follower that hears nothing for this many ticks, and up to twice as many, begins an election.
-election_ticks = 10
+election_ticks = 20
 # A region that nobody writes to for this many ticks goes to sleep and costs nothing; 0: never.
 sleep_ticks = 40
 # Threads that run the raft groups.
@@ -390,7 +390,7 @@ impl Default for Raft {
         Raft {
             tick_ms: 50,
             heartbeat_ticks: 2,
-            election_ticks: 10,
+            election_ticks: 20,
             sleep_ticks: 40,
             workers: 2,
             entry_bytes_max: 8 << 20,
