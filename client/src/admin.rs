@@ -5,8 +5,9 @@ use std::{future::Future, time::Duration};
 use flotilla_proto::{
     admin::{
         ChecksumRequest, ChecksumResponse, ClusterStatusRequest, ClusterStatusResponse, CreateKeyspaceRequest,
-        GetRegionRequest, ListKeyspacesRequest, ListStoresRequest, LocateRequest, RegionCommandRequest,
-        StoreSupportRequest, StoreSupportResponse, admin_client::AdminClient, region_command_request::Command,
+        ExplainRegionRequest, ExplainRegionResponse, GetRegionRequest, ListKeyspacesRequest, ListStoresRequest,
+        LocateRequest, RegionCommandRequest, StoreSupportRequest, StoreSupportResponse, admin_client::AdminClient,
+        region_command_request::Command,
     },
     placement::{Keyspace, RegionInfo, ScanRegionsRequest, Store},
     store::{Epoch, Region, Space},
@@ -107,6 +108,16 @@ impl Admin {
         self.ask(address, &send)
             .await?
             .map_err(|status| Error::failed("store support", format!("{address}: {}", describe(&status))))
+    }
+
+    /// Why the peer of a region on the store at `address` does what it does; `None` if it has none.
+    pub async fn explain_region(&self, address: &str, region_id: u64) -> Result<Option<ExplainRegionResponse>> {
+        let request = ExplainRegionRequest { region_id };
+        match self.ask(address, &async |mut client: AdminClient<Channel>| client.explain_region(request).await).await? {
+            Ok(answer) => Ok(Some(answer)),
+            Err(status) if status.code() == Code::NotFound => Ok(None),
+            Err(status) => Err(Error::failed("region explain", format!("{address}: {}", describe(&status)))),
+        }
     }
 
     /// Creates a keyspace.

@@ -46,6 +46,7 @@ impl Entry {
             leader: self.leader.and_then(|leader| report::peer(&self.region, leader.peer_id).copied()),
             pending_peers: self.pending.clone(),
             down_peers: self.down.clone(),
+            leader_term: self.leader.map_or(0, |leader| leader.term),
         }
     }
 

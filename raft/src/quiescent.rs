@@ -38,7 +38,7 @@ struct Leading {
 impl Quiescent {
     /// Whether a member may lack entries, as far as this peer knows.
     pub fn lags(&self, id: u64) -> bool {
-        self.leading.as_ref().is_some_and(|leading| leading.lagging.iter().any(|(member, _)| *member == id))
+        self.leading.iter().flat_map(|leading| &leading.lagging[..]).any(|(lagging, _)| *lagging == id)
     }
 
     /// A peer that has just started, as [`RawNode::new`] would have it.

@@ -63,7 +63,7 @@ pub(crate) struct Dormancy {
     /// Invariant: a dormant peer leads, is bound to its leader, or knows of no leader since its start.
     pub dormant: bool,
     /// The tick of the last thing that shows that the group is in use.
-    busy_at: u64,
+    pub busy_at: u64,
     /// As last counted.
     counted: bool,
     woken_by: Option<Wake>,

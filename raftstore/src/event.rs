@@ -11,6 +11,7 @@ use flotilla_proto::{
 
 use crate::{
     apply::{Applied, ApplyTask, CreatedPeer},
+    explain::Explained,
     lease::Lease,
     support::SupportId,
 };
@@ -72,6 +73,8 @@ pub enum Response {
     Written(WriteOutcome),
     /// A command was carried out; the region and, after a split, its children, left to right.
     Commanded(Vec<Region>),
+    /// What a peer says of itself.
+    Explained(Box<Explained>),
 }
 
 /// What can happen to a worker.
@@ -88,6 +91,8 @@ pub enum Event {
     Read { id: RequestId, target: Target, leased_in: Option<u64> },
     /// A region is to be changed.
     Command { id: RequestId, target: Target, command: Command },
+    /// Somebody wants to know why the peer of a region does what it does. Changes nothing and wakes nobody.
+    Explain { id: RequestId, region_id: u64 },
     /// This log batch and all before it are durable.
     LogSynced { batch: BatchId },
     /// The applier has done this much.

@@ -120,6 +120,45 @@ impl Lease {
     }
 }
 
+/// Why a peer has no lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoLease {
+    /// It does not lead, or goes away.
+    NotLeading,
+    /// No entry of its term is applied yet.
+    NewTerm,
+    /// It has begun to hand over the lead: none until the term ends.
+    HandingOver,
+    /// A split was proposed and is not applied.
+    Splitting,
+    /// A change of the members is under way.
+    ChangingMembers,
+    /// Fewer than a quorum are bound to it.
+    TooFewBound,
+}
+
+impl NoLease {
+    /// Whether the leader had, or could have, a lease and keeps from using it while something is under way.
+    pub fn is_suspect(self) -> bool {
+        match self {
+            NoLease::HandingOver | NoLease::Splitting | NoLease::ChangingMembers => true,
+            NoLease::NotLeading | NoLease::NewTerm | NoLease::TooFewBound => false,
+        }
+    }
+
+    /// For people.
+    pub fn why(self) -> &'static str {
+        match self {
+            NoLease::NotLeading => "it does not lead",
+            NoLease::NewTerm => "it has not applied an entry of its own term yet",
+            NoLease::HandingOver => "it has begun to hand over the lead, and keeps from reading until the term ends",
+            NoLease::Splitting => "a split is proposed and not applied",
+            NoLease::ChangingMembers => "a change of the members is under way",
+            NoLease::TooFewBound => "fewer than a quorum of the voters are bound to it",
+        }
+    }
+}
+
 /// Regions with more voters have no leases.
 const VOTERS_MAX: usize = 16;
 
@@ -395,33 +434,44 @@ impl<L: LogReader> Peer<L> {
         !self.raft.is_leader() && (self.raft.term() > term || (self.raft.term() == term && !candidate))
     }
 
-    /// What a lease would be made of, if there may be one.
-    fn lease_key(&self) -> Option<(u64, u64, u64, u64)> {
+    /// Why there may be no lease now; `None`: there may be one.
+    pub fn why_no_lease(&self) -> Option<NoLease> {
         let fortification = &self.fortification;
         let applied = self.raft.storage().applied();
         let term = self.raft.term();
-        // What stands in the log of a new leader may change the members.
-        let changes_members = self.raft.has_pending_conf_change() && (applied.term == term || !seeded(29));
-        let may = self.raft.is_leader()
-            && self.is_alive()
-            && self.me.role() == PeerRole::Voter
-            && (applied.term == term || seeded(29))
-            && (fortification.let_go != term || seeded(15))
-            && (fortification.split_at <= applied.index || seeded(28))
-            && !changes_members;
-        if !may || self.voters_bound() + 1 < self.quorum() {
+        if !self.raft.is_leader() || !self.is_alive() || self.me.role() != PeerRole::Voter {
+            Some(NoLease::NotLeading)
+        } else if applied.term != term && !seeded(29) {
+            Some(NoLease::NewTerm)
+        } else if fortification.let_go == term && !seeded(15) {
+            Some(NoLease::HandingOver)
+        } else if fortification.split_at > applied.index && !seeded(28) {
+            Some(NoLease::Splitting)
+        } else if self.raft.has_pending_conf_change() && (applied.term == term || !seeded(29)) {
+            // Also if what stands in the log of a new leader may change them.
+            Some(NoLease::ChangingMembers)
+        } else if self.voters_bound() + 1 < self.quorum() {
+            Some(NoLease::TooFewBound)
+        } else {
+            None
+        }
+    }
+
+    /// What a lease would be made of, if there may be one.
+    fn lease_key(&self) -> Option<(u64, u64, u64, u64)> {
+        if self.why_no_lease().is_some() {
             return None;
         }
         let epoch = self.epoch();
         let version = if seeded(28) { 0 } else { epoch.version };
-        Some((term, version, epoch.conf_ver, fortification.changes))
+        Some((self.raft.term(), version, epoch.conf_ver, self.fortification.changes))
     }
 
     fn other_voters(&self) -> impl Iterator<Item = &flotilla_proto::store::Peer> {
         self.region.peers.iter().filter(|peer| peer.role() == PeerRole::Voter && peer.id != self.me.id)
     }
 
-    fn support_of(&self, peer_id: u64) -> Option<SupportId> {
+    pub fn support_of(&self, peer_id: u64) -> Option<SupportId> {
         self.fortification.followers.iter().find(|(other, _)| *other == peer_id).map(|(_, id)| *id)
     }
 

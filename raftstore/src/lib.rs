@@ -17,6 +17,7 @@ pub mod apply;
 pub mod disk;
 pub mod dormancy;
 mod event;
+pub mod explain;
 pub mod lease;
 pub mod limits;
 mod peer;

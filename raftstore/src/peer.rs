@@ -359,11 +359,16 @@ impl<L: LogReader> Peer<L> {
         }
     }
 
+    /// When a leader last heard from another peer.
+    pub fn heard_at(&self, peer_id: u64) -> Option<u64> {
+        self.heard.iter().find(|heard| heard.peer_id == peer_id).map(|heard| heard.tick)
+    }
+
     pub fn is_down(&self, peer_id: u64, settings: &Settings) -> bool {
         if self.dormancy.dormant {
             return false; // It was not when it was last looked at.
         }
-        let heard = self.heard.iter().find(|heard| heard.peer_id == peer_id).map_or(0, |heard| heard.tick);
+        let heard = self.heard_at(peer_id).unwrap_or(0);
         peer_id != self.me.id && (self.tick - heard.min(self.tick)) * settings.tick_ms > DOWN_AFTER_MS
     }
 

@@ -95,7 +95,7 @@ pub enum Output {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Given {
     /// Of the process that asked. Invariant: never goes back.
-    incarnation: u64,
+    pub incarnation: u64,
     /// `None`: it has ended, and the store has not asked since.
     pub id: Option<SupportId>,
     /// On this store's clock.

@@ -17,7 +17,7 @@ use crate::{
     apply::{Applied, ApplyTask, Change, CreatedPeer},
     disk::LogReader,
     dormancy::{Counts, Wake, sleeps_from_start},
-    event::{Effect, Event},
+    event::{Effect, Event, RequestId, Response},
     limits::{FIRST_LOG_INDEX, FIRST_LOG_TERM},
     peer::{Busy, Fate, Installing, Peer, conf_state, is_needed_after_removal},
     record::{Record, Slot},
@@ -191,6 +191,7 @@ impl<L: LogReader> Worker<L> {
                 }
                 None => self.round.respond(id, Err(refusal::region_not_found(target.region_id))),
             },
+            Event::Explain { id, region_id } => self.explain(id, region_id),
             Event::LogSynced { batch } => {
                 for region_id in self.round.log_synced(batch) {
                     if let Some((peer, _, round)) = self.peer(region_id) {
@@ -290,6 +291,21 @@ impl<L: LogReader> Worker<L> {
         let sweep = self.sweeps.iter().map(|sweep| sweep.at.max(self.tick)).min();
         let next = self.wheel.next().into_iter().chain(sweep).min();
         next.map(|tick| self.tick_began_ms + (tick - self.tick) * self.settings.tick_ms)
+    }
+
+    fn explain(&mut self, id: RequestId, region_id: u64) {
+        let Worker { peers, settings, reader, round, tick, .. } = self;
+        let explained = match peers.get(&region_id) {
+            Some(Slot::Peer(peer)) => Some(peer.explain(*tick, settings, &round.promises)),
+            // Made for the look alone: it stays a record.
+            Some(Slot::Record(record)) => {
+                let peer = (**record).clone().into_peer(settings, reader.clone(), *tick);
+                Some(peer.explain(*tick, settings, &round.promises))
+            }
+            None => None,
+        };
+        let result = explained.map(|explained| Response::Explained(Box::new(explained)));
+        round.respond(id, result.ok_or_else(|| refusal::region_not_found(region_id)));
     }
 
     /// What is here.
@@ -479,7 +495,7 @@ impl<L: LogReader> Worker<L> {
         }
         peer.hear(from);
         let raft_message = if campaigns {
-            // The end of a support may have come in the same turn, and not been spread yet: the group would take its leader for well.
+            // The news that the support is over may still be on its way to this peer.
             peer.give_up_leader(settings, &round.promises);
             match peer.withhold_vote(raft_message, from_store, settings, round) {
                 Some(message) => message,

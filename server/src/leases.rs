@@ -57,8 +57,13 @@ impl Published {
 
     /// Until when it is good unless it is withdrawn.
     pub fn until_ms(&self) -> u64 {
+        self.lease.until_ms_of(self.ends())
+    }
+
+    /// Until when each support in `lease.bound` lasts; 0: it has ended, or another one has taken its place.
+    pub fn ends(&self) -> impl Iterator<Item = u64> {
         let bound = self.lease.bound.iter().zip(&self.held);
-        self.lease.until_ms_of(bound.map(|((_, id), held)| held.until_ms(*id)))
+        bound.map(|((_, id), held)| held.until_ms(*id))
     }
 }
 

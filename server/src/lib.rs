@@ -13,6 +13,7 @@ pub mod config;
 mod disk;
 mod driver;
 mod entropy;
+mod explain;
 mod fatal;
 mod heartbeat;
 mod leases;

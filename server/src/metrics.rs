@@ -131,7 +131,8 @@ pub struct SupportMetrics {
     pub ended: IntCounter,
 }
 
-fn wake_label(why: Wake) -> &'static str {
+/// The name of a reason in metrics and answers.
+pub(crate) fn wake_label(why: Wake) -> &'static str {
     match why {
         Wake::Request => "request",
         Wake::Message => "message",

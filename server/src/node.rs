@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use flotilla_engine::Snapshot;
 use flotilla_proto::{
     admin::{
-        ChecksumResponse, RegionCommandRequest, RegionCommandResponse, StoreRequest, StoreSupportResponse, Support,
-        store_request, store_response,
+        ChecksumResponse, ExplainRegionResponse, RegionCommandRequest, RegionCommandResponse, StoreRequest,
+        StoreSupportResponse, Support, store_request, store_response,
     },
     placement::{
         IdBlock, PlacementErrorKind, PlacementRequest, PlacementResponse, RegionInfo, StoreStats,
@@ -139,7 +139,7 @@ impl Node {
         match ticket.answer().await {
             Some(Answer::Done(Ok(Response::Written(outcome)))) => Ok(outcome),
             Some(Answer::Done(Err(error))) => Err(error),
-            Some(Answer::Done(Ok(Response::Commanded(_))) | Answer::Granted(..)) => {
+            Some(Answer::Done(Ok(Response::Commanded(_) | Response::Explained(_))) | Answer::Granted(..)) => {
                 unreachable!("a write is answered by an outcome")
             }
             None => Err(refusal::unknown_outcome("the store is stopping")),
@@ -219,7 +219,7 @@ impl Node {
         match timeout(COMMAND_TIMEOUT, ticket.answer()).await {
             Ok(Some(Answer::Done(Ok(Response::Commanded(regions))))) => Ok(regions),
             Ok(Some(Answer::Done(Err(error)))) => Err(error),
-            Ok(Some(Answer::Done(Ok(Response::Written(_))) | Answer::Granted(..))) => {
+            Ok(Some(Answer::Done(Ok(Response::Written(_) | Response::Explained(_))) | Answer::Granted(..))) => {
                 unreachable!("a command is answered by regions")
             }
             Ok(None) => Err(refusal::unknown_outcome("the store is stopping")),
@@ -340,18 +340,26 @@ impl Node {
     pub(crate) fn support(&self) -> StoreSupportResponse {
         let store = &self.inner.store;
         let now_ms = clock::now_ms();
-        let support = |store_id, id: Option<SupportId>, until_ms: u64| Support {
+        let support = |store_id, incarnation, id: Option<SupportId>, until_ms: u64| Support {
             store_id,
             id: id.map_or(0, |id| id.0),
             left_ms: until_ms.saturating_sub(now_ms),
+            incarnation,
         };
         let view = store.support.lock().clone();
+        let given = view.given.iter();
+        let held = view.held.iter();
         StoreSupportResponse {
             store_id: store.store_id,
             incarnation: store.incarnation,
-            given: view.given.iter().map(|(other, given)| support(*other, given.id, given.until_ms)).collect(),
-            held: view.held.iter().map(|(other, held)| support(*other, Some(held.id), held.until_ms)).collect(),
+            given: given.map(|(other, given)| support(*other, given.incarnation, given.id, given.until_ms)).collect(),
+            held: held.map(|(other, held)| support(*other, store.incarnation, Some(held.id), held.until_ms)).collect(),
         }
+    }
+
+    /// Why the peer of a region on this store does what it does.
+    pub(crate) async fn explain(&self, region_id: u64) -> Result<ExplainRegionResponse, RegionError> {
+        crate::explain::explain(self.store(), region_id).await
     }
 
     /// This store's counters.

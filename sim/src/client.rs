@@ -71,6 +71,7 @@ impl Answer {
         match result {
             Ok(Response::Written(outcome)) => Answer::Written(outcome),
             Ok(Response::Commanded(regions)) => Answer::Commanded(regions),
+            Ok(Response::Explained(_)) => unreachable!("nobody asks for explanations"),
             Err(error) if error.unknown_outcome.is_some() => Answer::Unknown,
             Err(error) => Answer::Refused(Box::new(error)),
         }

@@ -1,6 +1,7 @@
 //! Groups that sleep, and what wakes them.
 
 use flotilla_proto::store::PeerStatus;
+use flotilla_raftstore::{Effect, Event, RequestId, Response, explain::Explained};
 use flotilla_sim::{
     Crash, Knobs, World,
     client::{Answer, Wish},
@@ -212,4 +213,65 @@ fn a_group_that_fell_asleep_without_a_stuck_follower_wakes_for_it() {
         assert_eq!(dormant(&world), 3 * REGIONS);
         world.must_end_well();
     }
+}
+
+/// What a store's peer of a region says of itself.
+fn explain(world: &mut World, store: usize, region_id: u64) -> Explained {
+    for lane in &mut world.stores[store].lanes {
+        lane.worker.handle(0, Event::Explain { id: RequestId(u64::MAX), region_id });
+        let effects: Vec<Effect> = std::iter::from_fn(|| lane.worker.poll_effect()).collect();
+        match <[Effect; 1]>::try_from(effects).expect("an answer, and nothing else") {
+            [Effect::Respond { result: Ok(Response::Explained(explained)), .. }] => return *explained,
+            [Effect::Respond { result: Err(error), .. }] if error.region_not_found.is_some() => {}
+            [other] => panic!("{other:?}"),
+        }
+    }
+    panic!("store {} has no peer of region {region_id}", store + 1);
+}
+
+#[test]
+fn looking_at_a_dormant_group_wakes_nobody_and_tells_why_it_sleeps() {
+    let mut world = asleep(3);
+    let woken = |world: &World| -> Vec<_> {
+        world.stores.iter().flat_map(|store| &store.lanes).map(|lane| lane.worker.counts().woken).collect()
+    };
+    let (before, said) = (woken(&world), world.frames);
+    let (region, leader) = world.led(b"k03").expect("a leader");
+    for store in [0, 1, 2, 0, 1, 2] {
+        let told = explain(&mut world, store, region.id);
+        assert!(told.dormant && told.hindrance.is_none() && told.idle_ms.is_none() && !told.wakes.is_empty());
+        assert_eq!(told.is_leader, store == leader);
+        assert_eq!(told.leader.map(|leader| leader.store_id), Some(leader as u64 + 1));
+        if store == leader {
+            assert_eq!(told.no_lease, None, "it keeps its lease");
+            assert!(told.others.iter().all(|other| other.bound.is_some() && other.lag == Some(0)), "{told:?}");
+        } else {
+            let bound = told.bound.expect("a dormant follower is bound");
+            assert_eq!((bound.store_id, bound.term, bound.holds), (leader as u64 + 1, told.term, true));
+        }
+    }
+    world.run_for_ms(1_000);
+    assert_eq!((woken(&world), world.frames), (before, said));
+    world.must_end_well();
+}
+
+#[test]
+fn an_awake_leader_says_what_keeps_it_awake() {
+    let mut world = asleep(3);
+    let (region, leader) = world.led(b"k03").expect("a leader");
+    let follower = (leader + 1) % 3;
+    world.kill(follower, Crash::Process);
+    world.put(b"k03");
+    // Its store is still supported: it may come back at any moment.
+    world.run_for_ms(300);
+    let told = explain(&mut world, leader, region.id);
+    assert_eq!(told.why, "a member lags, or is not bound to it");
+    assert_eq!(told.hindrance, Some("a member lags, or is not bound to it"));
+    let lags = told.others.iter().filter(|other| other.lag != Some(0)).map(|other| other.peer.store_id);
+    assert_eq!(lags.collect::<Vec<_>>(), [follower as u64 + 1]);
+    assert!(told.wakes.is_empty());
+    let told = explain(&mut world, (leader + 2) % 3, region.id);
+    assert_eq!(told.hindrance, Some("its leader has not told it that it may sleep"));
+    world.restart(follower);
+    world.must_end_well();
 }

@@ -1,7 +1,10 @@
 //! `flotilla bench`: measures a cluster of its own on this machine, by the same ports that others use.
 
+mod direct;
 mod idle;
+mod links;
 mod regions;
+mod register;
 mod report;
 mod usage;
 

@@ -1,6 +1,7 @@
 //! `flotilla ctl`: looks at a running cluster and changes it, through the admin service and the client protocol.
 
 mod cluster;
+mod explain;
 mod keyspace;
 mod raw;
 mod region;

@@ -48,6 +48,8 @@ pub struct LocalStore {
     pub log: PathBuf,
     dir: PathBuf,
     join: Option<String>,
+    /// With settings that are not the defaults.
+    config: Option<PathBuf>,
     child: Option<Child>,
 }
 
@@ -70,11 +72,22 @@ impl LocalCluster {
                 authority.issue_store(&hosts)?.write(&certs, "store")?;
             }
             let join = stores.first().map(|first| first.address.clone());
-            stores.push(LocalStore { address, log: store_dir.join("store.log"), dir: store_dir, join, child: None });
+            let log = store_dir.join("store.log");
+            stores.push(LocalStore { address, log, dir: store_dir, join, config: None, child: None });
         }
         let endpoints = stores.iter().map(|store| store.address.clone()).collect();
         let admin = Admin::new(endpoints, Duration::from_secs(5), None)?;
         Ok(LocalCluster { stores, admin })
+    }
+
+    /// Has all stores run with these settings (TOML) when they start next.
+    pub fn configure(&mut self, settings: &str) -> Result<()> {
+        for store in &mut self.stores {
+            let path = store.dir.join("store.toml");
+            fs::write(&path, settings).with_context(|| format!("cannot write {}", path.display()))?;
+            store.config = Some(path);
+        }
+        Ok(())
     }
 
     pub fn admin(&self) -> &Admin {
@@ -175,6 +188,17 @@ impl LocalCluster {
     }
 }
 
+/// A store that stands still.
+pub struct Paused<'a> {
+    store: &'a LocalStore,
+}
+
+impl Drop for Paused<'_> {
+    fn drop(&mut self) {
+        self.store.signal(Signal::SIGCONT);
+    }
+}
+
 impl LocalStore {
     fn data_dir(&self) -> PathBuf {
         self.dir.join("data")
@@ -193,6 +217,9 @@ impl LocalStore {
         command.arg("--cert").arg(certs.join(STORE_CERT_FILE)).arg("--key").arg(certs.join(STORE_KEY_FILE));
         if let Some(join) = &self.join {
             command.arg("--join").arg(join);
+        }
+        if let Some(config) = &self.config {
+            command.arg("--config").arg(config);
         }
         let log_too = log.try_clone().context("cannot share the log file")?;
         command.stdin(Stdio::null()).stdout(log).stderr(log_too).kill_on_drop(true);
@@ -219,6 +246,19 @@ impl LocalStore {
         let killed = Instant::now();
         child.wait().await.context("cannot wait for the killed store")?;
         Ok(killed)
+    }
+
+    /// Stops the store's process where it stands, until the result is dropped. All of its threads have stopped when this returns.
+    pub async fn pause(&self) -> Result<Paused<'_>> {
+        let pid = self.pid().context("the store does not run")?;
+        self.signal(Signal::SIGSTOP);
+        let paused = Paused { store: self };
+        let deadline = Instant::now() + STOP_WAIT;
+        while !is_stopped(pid)? {
+            ensure!(Instant::now() < deadline, "the store does not stop");
+            sleep(Duration::from_millis(1)).await;
+        }
+        Ok(paused)
     }
 
     /// Its process, if it runs.
@@ -248,6 +288,21 @@ impl LocalStore {
         let tail = &lines[lines.len().saturating_sub(LOG_TAIL_LINES)..];
         format!("the end of {}:\n{}", self.log.display(), tail.join("\n"))
     }
+}
+
+/// Whether all threads of a process have been stopped by a signal.
+fn is_stopped(pid: u32) -> Result<bool> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).context("cannot read a store's threads")?;
+    for thread in threads {
+        let stat = thread.map(|thread| fs::read_to_string(thread.path().join("stat")));
+        // One that is gone by now does nothing any more.
+        let Ok(Ok(stat)) = stat else { continue };
+        let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().next());
+        if state != Some("T") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn is_whole(info: &RegionInfo, replicas: usize) -> bool {

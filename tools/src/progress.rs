@@ -30,7 +30,17 @@ impl Progress {
     }
 
     pub fn advance(&self, by: u64) {
-        let done = self.done.fetch_add(by, Ordering::Relaxed) + by;
+        self.show(self.done.fetch_add(by, Ordering::Relaxed) + by);
+    }
+
+    /// So much is done by now.
+    pub fn reach(&self, done: u64) {
+        if self.done.swap(done, Ordering::Relaxed) != done {
+            self.show(done);
+        }
+    }
+
+    fn show(&self, done: u64) {
         match &self.bar {
             Some(bar) => bar.set_position(done),
             None if self.lines.is_due() => eprintln!("{}: {} of {}", self.name, grouped(done), grouped(self.total)),

@@ -3,8 +3,9 @@
 use flotilla_proto::{
     admin::{
         ChecksumRequest, ChecksumResponse, ClusterStatusRequest, ClusterStatusResponse, CreateKeyspaceRequest,
-        GetRegionRequest, ListKeyspacesRequest, ListStoresRequest, LocateRequest, RegionCommandRequest,
-        RegionCommandResponse, StoreSupportRequest, StoreSupportResponse, admin_server::Admin,
+        ExplainRegionRequest, ExplainRegionResponse, GetRegionRequest, ListKeyspacesRequest, ListStoresRequest,
+        LocateRequest, RegionCommandRequest, RegionCommandResponse, StoreSupportRequest, StoreSupportResponse,
+        admin_server::Admin,
     },
     placement::{
         self, Keyspace, KeyspacesResponse, RegionInfo, ScanRegionsRequest, ScanRegionsResponse, StoresResponse,
@@ -114,6 +115,20 @@ impl Admin for AdminService {
 
     async fn store_support(&self, _: Request<StoreSupportRequest>) -> Result<Response<StoreSupportResponse>, Status> {
         Ok(Response::new(self.node.support()))
+    }
+
+    async fn explain_region(
+        &self,
+        request: Request<ExplainRegionRequest>,
+    ) -> Result<Response<ExplainRegionResponse>, Status> {
+        let region_id = request.into_inner().region_id;
+        match self.node.explain(region_id).await {
+            Ok(explained) => Ok(Response::new(explained)),
+            Err(error) if error.region_not_found.is_some() => {
+                Err(Status::not_found(format!("store {} has no peer of region {region_id}", self.node.store_id())))
+            }
+            Err(error) => Err(status(region_id, error)),
+        }
     }
 
     async fn create_keyspace(&self, request: Request<CreateKeyspaceRequest>) -> Result<Response<Keyspace>, Status> {

@@ -24,6 +24,7 @@ use flotilla_proto::{
     store::{Peer, PeerRole, Space},
     tikv::pdpb::Member,
 };
+use flotilla_raftstore::dormancy::Wake;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -33,7 +34,7 @@ use super::{
     pd,
 };
 use crate::{
-    metrics::{Role, metrics},
+    metrics::{Role, metrics, wake_label},
     node::Node,
 };
 
@@ -107,6 +108,7 @@ async fn status(State(site): State<Site>) -> Json<Value> {
         "leaders": stats.leaders,
         "dormant": stats.dormant,
         "elected": stats.elected,
+        "woken": woken(&stats.woken),
         "capacity_bytes": stats.capacity_bytes,
         "available_bytes": stats.available_bytes,
         "entries_appended": stats.entries_appended,
@@ -118,6 +120,11 @@ async fn status(State(site): State<Site>) -> Json<Value> {
         "udp_bytes_sent": stats.udp_bytes_sent,
         "loops": stats.loops,
     }))
+}
+
+/// Wake-ups by reason.
+fn woken(counts: &[u64]) -> Value {
+    Wake::ALL.iter().zip(counts).map(|(why, count)| (wake_label(*why).to_owned(), json!(count))).collect()
 }
 
 #[derive(Debug, Deserialize)]

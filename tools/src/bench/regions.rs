@@ -1,11 +1,16 @@
 //! Makes many regions, led in equal parts by all stores.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use flotilla_client::Admin;
 use flotilla_proto::{
     admin::{SplitRegion, TransferLeader, region_command_request::Command},
+    placement::ScanRegionsRequest,
     store::Region,
 };
 use tokio::{
@@ -19,6 +24,8 @@ use crate::progress::Progress;
 const BORDERS_PER_SPLIT: usize = 250;
 /// Splits at a time. More would wait for the same workers.
 const SPLITS_AT_ONCE: usize = 4;
+/// Transfers of the lead at a time.
+const TRANSFERS_AT_ONCE: usize = 64;
 /// A region that has just moved or been split may refuse for a moment.
 const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(20);
@@ -59,6 +66,49 @@ pub async fn split(admin: &Arc<Admin>, count: usize, stores: &[u64], progress: &
     }
 }
 
+/// Has all stores lead about the same number of regions: those that lead too many hand some over to those that lead too few.
+pub async fn even_out(admin: &Arc<Admin>, stores: &[u64], progress: &Progress) -> Result<()> {
+    let regions = admin.regions(ScanRegionsRequest::default()).await?;
+    let mut led: BTreeMap<u64, Vec<u64>> = stores.iter().map(|store| (*store, Vec::new())).collect();
+    for info in &regions {
+        let (Some(region), Some(leader)) = (&info.region, &info.leader) else { continue };
+        led.entry(leader.store_id).or_default().push(region.id);
+    }
+    let share = regions.len() / stores.len();
+    let mut surplus: Vec<u64> = led.values_mut().flat_map(|led| led.split_off(led.len().min(share + 1))).collect();
+    let mut waiting = VecDeque::new();
+    let mut failures_left = share / 20;
+    for (store_id, led) in &led {
+        for _ in led.len()..share {
+            waiting.extend(surplus.pop().map(|region_id| (region_id, *store_id)));
+        }
+    }
+    let mut running = JoinSet::new();
+    loop {
+        while running.len() < TRANSFERS_AT_ONCE
+            && let Some((region_id, store_id)) = waiting.pop_front()
+        {
+            let admin = Arc::clone(admin);
+            running.spawn(async move { lead_region(&admin, region_id, store_id).await });
+        }
+        match running.join_next().await {
+            // One more or less does not matter.
+            Some(done) => match done.context("a transfer broke down")? {
+                Ok(()) => progress.advance(1),
+                Err(error) => {
+                    eprintln!("bench: a lead stays where it is: {error:#}");
+                    if let Some(more) = failures_left.checked_sub(1) {
+                        failures_left = more;
+                    } else {
+                        return Err(error);
+                    }
+                }
+            },
+            None => return Ok(()),
+        }
+    }
+}
+
 /// Cuts the one region that holds all these borders. Asked again after an unknown outcome, it finds what is cut already.
 async fn cut(admin: &Admin, borders: &[usize]) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
@@ -85,14 +135,17 @@ async fn cut(admin: &Admin, borders: &[usize]) -> Result<()> {
 
 /// Has a store lead the region that begins at a border.
 async fn lead(admin: &Admin, number: usize, store_id: u64) -> Result<()> {
+    lead_region(admin, located(admin, number).await?.id, store_id).await
+}
+
+async fn lead_region(admin: &Admin, region_id: u64, store_id: u64) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let region = located(admin, number).await?;
         let command = Command::TransferLeader(TransferLeader { store_id });
-        match admin.region_command(region.id, None, command).await {
+        match admin.region_command(region_id, None, command).await {
             Ok(_) => return Ok(()),
             Err(error) if Instant::now() > deadline => {
-                return Err(error).context(format!("store {store_id} does not take the lead of region {}", region.id));
+                return Err(error).context(format!("store {store_id} does not take the lead of region {region_id}"));
             }
             Err(_) => sleep(PAUSE).await,
         }

@@ -25,6 +25,16 @@ impl Line {
         Line { measure, value: value.as_secs_f64(), unit: "s", goal }
     }
 
+    /// Something that must not happen at all.
+    pub fn none(measure: &'static str, count: u64) -> Line {
+        Line { measure, value: count as f64, unit: "", goal: Some((0.0, 0.0)) }
+    }
+
+    /// A figure that has no goal.
+    pub fn told(measure: &'static str, value: f64, unit: &'static str) -> Line {
+        Line { measure, value, unit, goal: None }
+    }
+
     fn verdict(&self) -> &'static str {
         match self.goal {
             None => "",
@@ -74,7 +84,8 @@ pub fn to_json(lines: &[Line]) -> Value {
     values.collect()
 }
 
-fn shown(number: f64) -> String {
+/// A figure for people.
+pub fn shown(number: f64) -> String {
     if number >= 100.0 || number.fract() == 0.0 { format!("{number:.0}") } else { format!("{number:.2}") }
 }
 

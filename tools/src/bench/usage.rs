@@ -63,11 +63,25 @@ pub struct OwnStatus {
     pub dormant: u64,
     /// Elections that peers here have won.
     pub elected: u64,
+    /// Times that a dormant peer woke up.
+    pub woken: u64,
     /// Bytes of UDP packets to other stores.
     pub udp_bytes_sent: u64,
 }
 
 impl OwnStatus {
+    /// Of two stores together.
+    pub fn plus(self, other: &OwnStatus) -> OwnStatus {
+        OwnStatus {
+            regions: self.regions + other.regions,
+            leaders: self.leaders + other.leaders,
+            dormant: self.dormant + other.dormant,
+            elected: self.elected + other.elected,
+            woken: self.woken + other.woken,
+            udp_bytes_sent: self.udp_bytes_sent + other.udp_bytes_sent,
+        }
+    }
+
     /// Asks the store at `address`.
     pub async fn of(address: &str) -> Result<OwnStatus> {
         let asked = timeout(STATUS_TIMEOUT, get(address, "/status")).await;
@@ -79,9 +93,14 @@ impl OwnStatus {
             leaders: number("leaders")?,
             dormant: number("dormant")?,
             elected: number("elected")?,
+            woken: sum(&status["woken"]).context("a store's status has no woken")?,
             udp_bytes_sent: number("udp_bytes_sent")?,
         })
     }
+}
+
+fn sum(counts: &Value) -> Option<u64> {
+    counts.as_object()?.values().map(Value::as_u64).sum()
 }
 
 async fn get(address: &str, path: &str) -> Result<Vec<u8>> {

@@ -12,7 +12,7 @@ use flotilla_proto::{
 };
 use serde_json::{Value, json};
 
-use super::Ctl;
+use super::{Ctl, explain};
 use crate::{
     keys::Format,
     output::{self, Column},
@@ -40,6 +40,12 @@ pub enum Command {
     },
     /// One region
     Show {
+        /// The region's id
+        id: u64,
+    },
+    /// Why a region sleeps or not, what lease it has and by whose support, and what would wake it: as each store with a peer of it
+    /// says. Asking wakes nobody
+    Explain {
         /// The region's id
         id: u64,
     },
@@ -107,6 +113,7 @@ pub async fn run(ctl: &Ctl, command: Command) -> Result<()> {
             print_regions(ctl, &ctl.admin.regions(request).await?)
         }
         Command::Show { id } => print_region(ctl, &ctl.admin.region(id).await?),
+        Command::Explain { id } => explain::run(ctl, id).await,
         Command::Locate { key, keyspace } => {
             let key = stored_key(ctl, &key, keyspace.as_deref()).await?;
             print_region(ctl, &ctl.admin.locate(&key).await?)
@@ -278,6 +285,7 @@ fn to_json(info: &RegionInfo, keys: Format) -> Value {
         "epoch": { "conf_ver": epoch.conf_ver, "version": epoch.version },
         "peers": region.peers.iter().map(peer_json).collect::<Vec<_>>(),
         "leader": info.leader.as_ref().map(peer_json),
+        "leader_term": info.leader_term,
         "pending_peers": info.pending_peers,
         "down_peers": info.down_peers,
     })
@@ -308,7 +316,7 @@ mod tests {
             ..Region::default()
         };
         let leader = Some(peer(12, PeerRole::Voter));
-        RegionInfo { region: Some(region), leader, pending_peers: vec![13], down_peers: vec![11] }
+        RegionInfo { region: Some(region), leader, pending_peers: vec![13], down_peers: vec![11], leader_term: 6 }
     }
 
     #[test]
