@@ -178,8 +178,8 @@ impl<L: LogReader> Peer<L> {
             wakes.push("a write or a command".to_owned());
             wakes.push("a read that its lease does not cover".to_owned());
             wakes.push("a change of the lead, as when this store stops".to_owned());
-            for peer in self.region.peers.iter().filter(|peer| peer.id != self.me.id) {
-                wakes.push(format!("the return of store {}, whose peer must be bound anew", peer.store_id));
+            for peer in self.region.peers.iter().filter(|peer| peer.id != self.me.id && !self.has_all(peer.id)) {
+                wakes.push(format!("the return of store {}, whose peer must be brought up to date", peer.store_id));
             }
         } else {
             wakes.push("a request of a client".to_owned());

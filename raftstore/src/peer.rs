@@ -359,7 +359,7 @@ impl<L: LogReader> Peer<L> {
         }
     }
 
-    /// When a leader last heard from another peer.
+    /// When a leader last heard from another peer, or began to watch it.
     pub fn heard_at(&self, peer_id: u64) -> Option<u64> {
         self.heard.iter().find(|heard| heard.peer_id == peer_id).map(|heard| heard.tick)
     }
