@@ -439,8 +439,6 @@ impl<L: LogReader> Peer<L> {
         let fortification = &self.fortification;
         let applied = self.raft.storage().applied();
         let term = self.raft.term();
-        // What stands in the log of a new leader may change the members.
-        let changes_members = self.raft.has_pending_conf_change() && (applied.term == term || !seeded(29));
         if !self.raft.is_leader() || !self.is_alive() || self.me.role() != PeerRole::Voter {
             Some(NoLease::NotLeading)
         } else if applied.term != term && !seeded(29) {
@@ -449,7 +447,8 @@ impl<L: LogReader> Peer<L> {
             Some(NoLease::HandingOver)
         } else if fortification.split_at > applied.index && !seeded(28) {
             Some(NoLease::Splitting)
-        } else if changes_members {
+        } else if self.raft.has_pending_conf_change() && (applied.term == term || !seeded(29)) {
+            // Also if what stands in the log of a new leader may change them.
             Some(NoLease::ChangingMembers)
         } else if self.voters_bound() + 1 < self.quorum() {
             Some(NoLease::TooFewBound)

@@ -281,7 +281,12 @@ impl<L: LogReader> Peer<L> {
 
     /// Puts this round's writes into as few entries as possible.
     pub fn propose_writes(&mut self, round: &mut Round) {
-        if !self.raft.is_leader() || self.raft.transferee() != flotilla_raft::NONE {
+        if !self.raft.is_leader() {
+            // The lead was won and lost again since the last turn, and nobody was told.
+            let error = refusal::not_leader(self.id(), self.leader());
+            return self.refuse_writes(&error, round);
+        }
+        if self.raft.transferee() != flotilla_raft::NONE {
             return;
         }
         while let Some((data, ids)) = self.requests.held.take().or_else(|| next_entry(&mut self.requests, &self.region))
@@ -394,13 +399,19 @@ impl<L: LogReader> Peer<L> {
     }
 
     fn refuse_unproposed(&mut self, error: &RegionError, round: &mut Round) {
+        self.refuse_writes(error, round);
+        let requests = &mut self.requests;
+        let asked = requests.reads_asked.drain(..).flat_map(|(_, ids)| ids);
+        let waiting = requests.reads_waiting.drain(..).flat_map(|(_, ids)| ids);
+        round.refuse_all(requests.reads.drain(..).chain(asked).chain(waiting), error);
+    }
+
+    fn refuse_writes(&mut self, error: &RegionError, round: &mut Round) {
         let requests = &mut self.requests;
         requests.writes_bytes = 0;
         let writes = requests.writes.drain(..).map(|(id, _, _)| id);
         let held = requests.held.take().into_iter().flat_map(|(_, ids)| ids);
-        let asked = requests.reads_asked.drain(..).flat_map(|(_, ids)| ids);
-        let waiting = requests.reads_waiting.drain(..).flat_map(|(_, ids)| ids);
-        round.refuse_all(writes.chain(held).chain(requests.reads.drain(..)).chain(asked).chain(waiting), error);
+        round.refuse_all(writes.chain(held), error);
     }
 
     /// Answers everything: this peer goes away, or a snapshot takes the place of its log.

@@ -2,11 +2,11 @@
 
 use flotilla_proto::{
     flotilla::raft as wire_raft,
-    store::{Epoch, Peer, PeerRole, RaftMessage, Region, Space},
+    store::{Epoch, Mutation, Peer, PeerRole, RaftMessage, Region, Space, Write},
 };
 use flotilla_raft::{ConfState, Entry, Message, MessageType, Snapshot, SnapshotMetadata};
 use flotilla_raftstore::{
-    Effect, Event, Settings, Worker,
+    Effect, Event, RequestId, Settings, Target, Worker,
     apply::{Applied, ApplyTask, Change, CreatedPeer, shared},
     disk::LogReader,
     recover::Recovered,
@@ -55,6 +55,19 @@ fn region() -> Region {
 
 fn asks_for_a_vote(term: u64) -> Event {
     let raft = Message { from: 12, to: 11, term, log_term: 5, index: 5, kind: MessageType::Vote, ..Message::default() };
+    let message = RaftMessage {
+        region_id: REGION,
+        from: Some(peer(2)),
+        to: Some(peer(1)),
+        epoch: region().epoch,
+        message: Some(wire::message_to_wire(raft)),
+        ..RaftMessage::default()
+    };
+    Event::Messages { from_store: 2, messages: vec![message] }
+}
+
+fn says(kind: MessageType, term: u64) -> Event {
+    let raft = Message { from: 12, to: 11, term, kind, ..Message::default() };
     let message = RaftMessage {
         region_id: REGION,
         from: Some(peer(2)),
@@ -187,17 +200,33 @@ fn a_candidate_that_gets_a_snapshot_asks_for_no_votes() {
     assert!(!of_kind(&first, MessageType::PreVote).is_empty());
     sync_all(&mut worker, &first);
     effects(&mut worker);
-    let granted = Message { from: 12, to: 11, term: 6, kind: MessageType::PreVoteResp, ..Message::default() };
-    let granted = RaftMessage {
-        region_id: REGION,
-        from: Some(peer(2)),
-        to: Some(peer(1)),
-        epoch: region().epoch,
-        message: Some(wire::message_to_wire(granted)),
-        ..RaftMessage::default()
-    };
-    worker.handle(0, Event::Messages { from_store: 2, messages: vec![granted] });
+    worker.handle(0, says(MessageType::PreVoteResp, 6));
     assert_eq!(worker.view(REGION).map(|view| (view.term, view.vote)), Some((6, 11)), "it has become a candidate");
     worker.handle(0, snapshot_received());
     assert_eq!(of_kind(&effects(&mut worker), MessageType::Vote), []);
+}
+
+/// Regression: a peer was elected, took a write and followed another leader in one turn. It had never been known to lead, so that nothing was
+/// refused when it led no more, and the write was never answered.
+#[test]
+fn a_write_that_comes_between_an_election_and_its_loss_is_answered() {
+    let mut worker = worker();
+    worker.handle(
+        0,
+        Event::PeerCreated { created: CreatedPeer { region: shared(region()), peer_id: 11, campaign: true } },
+    );
+    for kind in [MessageType::PreVoteResp, MessageType::VoteResp] {
+        let acts = effects(&mut worker);
+        sync_all(&mut worker, &acts);
+        let acts = effects(&mut worker);
+        sync_all(&mut worker, &acts);
+        worker.handle(0, says(kind, 6));
+    }
+    assert!(worker.view(REGION).is_some_and(|view| view.is_leader));
+    let (id, target) = (RequestId(1), Target { region_id: REGION, ..Target::default() });
+    let mutation = Mutation { cf: 0, key: b"k".to_vec().into(), value: Some(b"v".to_vec().into()) };
+    worker.handle(0, Event::Write { id, target, write: Write { mutations: vec![mutation], ..Write::default() } });
+    worker.handle(0, says(MessageType::Heartbeat, 7));
+    let answers = |effect: &Effect| matches!(effect, Effect::Respond { id: RequestId(1), result: Err(_) });
+    assert!(effects(&mut worker).iter().any(answers));
 }

@@ -167,6 +167,54 @@ fn a_fault_free_hour_has_no_election() {
     world.must_end_well();
 }
 
+/// Regression: a sleeping follower was removed while nothing of its region came to it for some tenths of a second. Bound to its leader's store, it
+/// slept on for ever.
+#[test]
+fn a_sleeping_member_that_was_removed_is_told() {
+    for seed in 0..4 {
+        let mut world = asleep(seed);
+        let (region, leader) = world.led(b"k03").expect("a leader");
+        let gone = (0..3).find(|store| *store != leader).expect("a follower");
+        let (from, to) = (leader as u64 + 1, gone as u64 + 1);
+        for other in (1..=3).filter(|other| *other != to) {
+            world.network.cut_region(other, to, region.id);
+        }
+        world.remove_from(b"k03", gone);
+        world.run_for_ms(500);
+        for other in (1..=3).filter(|other| *other != to) {
+            world.network.mend_region(other, to, region.id);
+        }
+        assert_eq!(world.peer_state(gone, region.id).status(), PeerStatus::Normal, "{from} has told {to} nothing yet");
+        world.run_for_ms(3_000);
+        assert_eq!(world.peer_state(gone, region.id).status(), PeerStatus::Tombstone);
+        world.must_end_well();
+    }
+}
+
+/// Regression: a store was stuck, and asked for no support, for long enough that a group fell asleep without its follower there. Nobody woke it when
+/// the store went on: what that one gave had never ended.
+#[test]
+fn a_group_that_fell_asleep_without_a_stuck_follower_wakes_for_it() {
+    for seed in 0..4 {
+        let mut world = asleep(seed);
+        let (_, leader) = world.led(b"k03").expect("a leader");
+        let behind = (0..3).find(|store| *store != leader).expect("a follower");
+        let until_us = world.now_us + 6_000_000;
+        world.get_stuck(behind, until_us);
+        world.run_for_ms(600);
+        let (region, _) = world.led(b"k03").expect("a leader");
+        world.network.cut_region(leader as u64 + 1, behind as u64 + 1, region.id);
+        let value = world.put(b"k03");
+        world.run_for_ms(4_000);
+        world.network.mend_region(leader as u64 + 1, behind as u64 + 1, region.id);
+        world.wait_until("the store goes on", |world| world.now_us > until_us);
+        world.run_for_ms(5_000);
+        assert!(world.stored(behind, b"k03") == world.stored(leader, b"k03"), "{behind} has caught up with {value}");
+        assert_eq!(dormant(&world), 3 * REGIONS);
+        world.must_end_well();
+    }
+}
+
 /// What a store's peer of a region says of itself.
 fn explain(world: &mut World, store: usize, region_id: u64) -> Explained {
     for lane in &mut world.stores[store].lanes {
@@ -226,52 +274,4 @@ fn an_awake_leader_says_what_keeps_it_awake() {
     assert_eq!(told.hindrance, Some("its leader has not told it that it may sleep"));
     world.restart(follower);
     world.must_end_well();
-}
-
-/// Regression: a sleeping follower was removed while nothing of its region came to it for some tenths of a second. Bound to its leader's store, it
-/// slept on for ever.
-#[test]
-fn a_sleeping_member_that_was_removed_is_told() {
-    for seed in 0..4 {
-        let mut world = asleep(seed);
-        let (region, leader) = world.led(b"k03").expect("a leader");
-        let gone = (0..3).find(|store| *store != leader).expect("a follower");
-        let (from, to) = (leader as u64 + 1, gone as u64 + 1);
-        for other in (1..=3).filter(|other| *other != to) {
-            world.network.cut_region(other, to, region.id);
-        }
-        world.remove_from(b"k03", gone);
-        world.run_for_ms(500);
-        for other in (1..=3).filter(|other| *other != to) {
-            world.network.mend_region(other, to, region.id);
-        }
-        assert_eq!(world.peer_state(gone, region.id).status(), PeerStatus::Normal, "{from} has told {to} nothing yet");
-        world.run_for_ms(3_000);
-        assert_eq!(world.peer_state(gone, region.id).status(), PeerStatus::Tombstone);
-        world.must_end_well();
-    }
-}
-
-/// Regression: a store was stuck, and asked for no support, for long enough that a group fell asleep without its follower there. Nobody woke it when
-/// the store went on: what that one gave had never ended.
-#[test]
-fn a_group_that_fell_asleep_without_a_stuck_follower_wakes_for_it() {
-    for seed in 0..4 {
-        let mut world = asleep(seed);
-        let (_, leader) = world.led(b"k03").expect("a leader");
-        let behind = (0..3).find(|store| *store != leader).expect("a follower");
-        let until_us = world.now_us + 6_000_000;
-        world.get_stuck(behind, until_us);
-        world.run_for_ms(600);
-        let (region, _) = world.led(b"k03").expect("a leader");
-        world.network.cut_region(leader as u64 + 1, behind as u64 + 1, region.id);
-        let value = world.put(b"k03");
-        world.run_for_ms(4_000);
-        world.network.mend_region(leader as u64 + 1, behind as u64 + 1, region.id);
-        world.wait_until("the store goes on", |world| world.now_us > until_us);
-        world.run_for_ms(5_000);
-        assert!(world.stored(behind, b"k03") == world.stored(leader, b"k03"), "{behind} has caught up with {value}");
-        assert_eq!(dormant(&world), 3 * REGIONS);
-        world.must_end_well();
-    }
 }
