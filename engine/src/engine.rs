@@ -188,12 +188,10 @@ impl Engine {
         Scan::new(self.inner.clone(), None, ReadOptions::default(), cf, (start, end), direction)
     }
 
-    /// The index of the last entry of a region's log; `None` if it is empty. One seek.
-    pub fn last_log_index(&self, region_id: u64) -> Result<Option<u64>, EngineError> {
-        let (start, end) = log_range(region_id);
-        let scan = self.scan(Cf::Raft, &start, &end, Direction::Reverse);
-        let last = scan.key().and_then(parse_log_index);
-        scan.status().map(|()| last)
+    /// To look at the ends of logs.
+    pub fn log_ends(&self) -> LogEnds {
+        let ((start, _), (_, end)) = (log_range(0), log_range(u64::MAX));
+        LogEnds { scan: self.scan(Cf::Raft, &start, &end, Direction::Reverse) }
     }
 
     /// The encoded entries [lo, hi) of a region's log: the first of them, without a gap, until they hold `bytes_max` bytes or more; at
@@ -223,6 +221,24 @@ impl Engine {
     /// Writes all memtables to files. Nothing needs it; it makes the next opening fast and sizes exact.
     pub fn flush(&self) -> Result<(), EngineError> {
         Cf::ALL.into_iter().try_for_each(|cf| self.inner.flush(cf))
+    }
+}
+
+/// Finds the last entry of one log after the other, as of when it was made; fastest in the order of regions. One seek each.
+pub struct LogEnds {
+    scan: Scan,
+}
+
+impl LogEnds {
+    /// The last entry of a region's log: its index, and what it holds; `None` if the log is empty.
+    pub fn last(&mut self, region_id: u64) -> Result<Option<(u64, Bytes)>, EngineError> {
+        let (start, end) = log_range(region_id);
+        self.scan.seek(&end);
+        let (Some(key), Some(value)) = (self.scan.key(), self.scan.value()) else {
+            return self.scan.status().map(|()| None);
+        };
+        let last = parse_log_index(key).filter(|_| key >= &start[..]);
+        Ok(last.map(|index| (index, Bytes::copy_from_slice(value))))
     }
 }
 

@@ -27,7 +27,7 @@ mod snapshot_files;
 mod stats;
 mod wal;
 
-pub use engine::Engine;
+pub use engine::{Engine, LogEnds};
 pub use error::EngineError;
 pub use options::Options;
 pub use read::{Direction, Scan, Snapshot};

@@ -148,7 +148,7 @@ impl Recovery {
     }
 
     /// Puts the peers together. `last_entry` finds the last entry in a region's log, if there is one.
-    pub fn finish(self, last_entry: impl Fn(u64) -> Option<ApplyState>) -> Result<Recovered, RecoverError> {
+    pub fn finish(self, mut last_entry: impl FnMut(u64) -> Option<ApplyState>) -> Result<Recovered, RecoverError> {
         let mut recovered = Recovered::default();
         for (region_id, records) in self.records {
             let missing = |what| RecoverError::Missing { region_id, what };

@@ -7,7 +7,7 @@ use flotilla_engine::{Direction, Engine, EngineError};
 use flotilla_proto::{
     disk::{Cf, WriteBatch, all_states_range},
     flotilla::raft as wire_raft,
-    store::{ApplyState, PeerStatus},
+    store::{ApplyState, PeerState, PeerStatus},
 };
 use flotilla_raft::Entry;
 use flotilla_raftstore::{
@@ -32,41 +32,56 @@ fn sure<T>(attempted: &str, result: Result<T, EngineError>) -> T {
     result.unwrap_or_else(|error| fatal::stop(attempted, &error))
 }
 
-impl StoreDisk {
-    fn last_entry(&self, region_id: u64) -> Option<ApplyState> {
-        let index = sure("find the end of a log", self.engine.last_log_index(region_id))?;
-        let entry = self.entries(region_id, index, index + 1, u64::MAX).pop()?;
-        Some(ApplyState { index: entry.index, term: entry.term })
-    }
+fn decode_entry(stored: Bytes) -> Entry {
+    let entry = wire_raft::Entry::decode(stored).unwrap_or_else(|error| fatal::stop("decode a log entry", &error));
+    wire::entry_from_wire(entry).unwrap_or_else(|error| fatal::stop("decode a log entry", &error))
+}
 
+impl StoreDisk {
     fn gather(&self) -> Result<Recovery, RecoverError> {
         let mut recovery = Recovery::new();
         let (start, end) = all_states_range();
-        for pair in self.engine.scan(Cf::Raft, &start, &end, Direction::Forward) {
-            let (key, value) = sure("read the records of regions", pair);
-            recovery.add(&key, &value)?;
+        let mut scan = self.engine.scan(Cf::Raft, &start, &end, Direction::Forward);
+        while let (Some(key), Some(value)) = (scan.key(), scan.value()) {
+            recovery.add(key, value)?;
+            scan.advance();
         }
+        sure("read the records of regions", scan.status());
         Ok(recovery)
     }
 
     /// Finds all peers, after finishing what a crash has interrupted.
     pub fn recover(&mut self) -> Result<Recovered, RecoverError> {
-        for state in self.gather()?.unfinished() {
-            if state.status() == PeerStatus::Installing {
-                let mut region = state.region.clone().unwrap_or_default();
-                let applied = state.snapshot_state.unwrap_or_default();
-                let target = region.clone();
-                region.start_key = state.clear_start_key.clone();
-                region.end_key = state.clear_end_key.clone();
-                finish_install(self, &target, state.peer_id, &applied, &state.snapshot_dir, Some(&region));
-            } else {
-                finish_destroy(self, state);
+        let mut found = self.gather()?;
+        let unfinished = found.unfinished();
+        if !unfinished.is_empty() {
+            for state in unfinished {
+                self.finish(state);
             }
+            self.engine.sync().unwrap_or_else(|error| fatal::stop("finish interrupted work", &error));
+            found = self.gather()?;
         }
-        self.engine.sync().unwrap_or_else(|error| fatal::stop("finish interrupted work", &error));
-        let recovered = self.gather()?.finish(|region_id| self.last_entry(region_id))?;
+        let mut ends = self.engine.log_ends();
+        let recovered = found.finish(|region_id| {
+            let (_, entry) = sure("find the end of a log", ends.last(region_id))?;
+            let entry = decode_entry(entry);
+            Some(ApplyState { index: entry.index, term: entry.term })
+        })?;
         self.remove_stray_snapshots();
         Ok(recovered)
+    }
+
+    fn finish(&mut self, state: PeerState) {
+        if state.status() == PeerStatus::Installing {
+            let mut region = state.region.clone().unwrap_or_default();
+            let applied = state.snapshot_state.unwrap_or_default();
+            let target = region.clone();
+            region.start_key = state.clear_start_key.clone();
+            region.end_key = state.clear_end_key.clone();
+            finish_install(self, &target, state.peer_id, &applied, &state.snapshot_dir, Some(&region));
+        } else {
+            finish_destroy(self, state);
+        }
     }
 
     /// Received snapshots that nobody asked to put in place before the store stopped.
@@ -84,12 +99,7 @@ impl LogReader for StoreDisk {
     fn entries(&self, region_id: u64, lo: u64, hi: u64, bytes_max: u64) -> Vec<Entry> {
         let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
         let stored = sure("read a log", self.engine.log_entries(region_id, lo, hi, bytes_max));
-        let decode = |bytes: Bytes| {
-            let entry =
-                wire_raft::Entry::decode(bytes).unwrap_or_else(|error| fatal::stop("decode a log entry", &error));
-            wire::entry_from_wire(entry).unwrap_or_else(|error| fatal::stop("decode a log entry", &error))
-        };
-        stored.into_iter().map(decode).collect()
+        stored.into_iter().map(decode_entry).collect()
     }
 }
 

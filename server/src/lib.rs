@@ -120,7 +120,11 @@ pub async fn run(
     config.validate()?;
     bootstrap::make_folders(&config.data_dir)
         .map_err(|error| StartError::DataDir { dir: config.data_dir.display().to_string(), error })?;
+    let began = Instant::now();
     let engine = Engine::open(&config.data_dir.join("db"), &engine_options(&config))?;
+    // It is locked: from now on no former process of this store promises anything.
+    let born_ms = clock::now_ms();
+    tracing::info!("opened the engine in {} ms: {:?}", began.elapsed().as_millis(), engine.recovery());
     let known = bootstrap::ident(&engine)?;
     let credentials = bootstrap::credentials(&config, known.is_none())?;
     let tls = config.client_tls.as_ref().map(services::tls::load).transpose()?;
@@ -141,7 +145,9 @@ pub async fn run(
 
     let incarnation = bootstrap::begin_incarnation(&engine)?;
     let mut disk = StoreDisk { engine, snapshots: config.data_dir.join("snapshots") };
+    let began = Instant::now();
     let recovered = disk.recover()?;
+    tracing::info!("found {} peers on disk in {} ms", recovered.peers.len(), began.elapsed().as_millis());
     let mut ranges = Ranges::new();
     for peer in &recovered.peers {
         ranges.hold(&peer.region);
@@ -200,7 +206,7 @@ pub async fn run(
     let _ = slot.set(store.clone());
     let _ = node_slot.set(node.clone());
     transport.set_identity(LocalIdentity { cluster_id: ident.cluster_id, store_id: ident.store_id });
-    let threads = Threads::start(&store, &settings, recovered, receivers, said);
+    let threads = Threads::start(&store, &settings, recovered, receivers, said, born_ms);
     let placement = tokio::spawn(driver::run(
         node.clone(),
         placement_settings(&store.config),

@@ -93,6 +93,9 @@ fn frame(message: SupportMessage) -> Bytes {
 /// Runs until it is told to stop.
 pub fn run(store: &Store, mut support: Support, inbox: &Receiver<Mail>) {
     let mut noted = None;
+    // What was due before this thread began is not late.
+    support.handle(clock::now_ms(), Input::Time { makes_progress: false });
+    support.handle(clock::now_ms(), Input::Stores(store.other_stores.lock().clone()));
     loop {
         let deadline = support.next_deadline();
         let late_ms = clock::now_ms().saturating_sub(deadline);

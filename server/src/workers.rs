@@ -61,20 +61,21 @@ fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> thread::JoinHandl
 }
 
 impl Threads {
-    /// Starts everything.
+    /// Starts everything. At `born_ms`, by the store's clock, no former process of this store was alive any more.
     pub fn start(
         store: &Arc<Store>,
         settings: &Settings,
         recovered: Recovered,
         inboxes: Vec<Receiver<Mail>>,
         said: Receiver<liveness::Mail>,
+        born_ms: u64,
     ) -> Threads {
         let mut threads = Threads { store: store.clone(), workers: Vec::new(), others: Vec::new() };
         let (log, batches) = channel::unbounded();
         let writer = store.clone();
         threads.others.push(spawn("log-writer".to_owned(), move || write_logs(&writer, &batches)));
         let watcher = store.clone();
-        let support = Support::new(store.incarnation, store.incarnation == 1, clock::now_ms());
+        let support = Support::new(store.incarnation, store.incarnation == 1, born_ms);
         threads.others.push(spawn("liveness".to_owned(), move || liveness::run(&watcher, support, &said)));
         for (number, (inbox, share)) in inboxes.into_iter().zip(recovered.share(store.inboxes.len())).enumerate() {
             let (apply, tasks) = channel::unbounded();

@@ -85,20 +85,44 @@ fn log_of(region_id: u64, indexes: std::ops::Range<u64>) -> WriteBatch {
     log
 }
 
+fn last_index(engine: &Engine, region_id: u64) -> Option<u64> {
+    engine.log_ends().last(region_id).unwrap().map(|(index, _)| index)
+}
+
+#[test]
+fn one_cursor_finds_the_ends_of_many_logs() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path());
+    for region_id in [2, 3, 5] {
+        engine.write(&log_of(region_id, 1..region_id + 10)).unwrap();
+    }
+    let mut ends = engine.log_ends();
+    let mut last = |region_id| {
+        ends.last(region_id).unwrap().map(|(index, entry)| (index, String::from_utf8(entry.into()).unwrap()))
+    };
+    assert_eq!(last(1), None);
+    assert_eq!(last(2), Some((11, "entry 0011".to_owned())));
+    assert_eq!(last(3), Some((12, "entry 0012".to_owned())));
+    assert_eq!(last(4), None, "the log before it is another region's");
+    assert_eq!(last(5), Some((14, "entry 0014".to_owned())));
+    assert_eq!(last(u64::MAX), None);
+    assert_eq!(last(2), Some((11, "entry 0011".to_owned())), "in any order");
+}
+
 #[test]
 fn log_entries_are_contiguous_and_bounded() {
     let dir = tempfile::tempdir().unwrap();
     let engine = open(dir.path());
-    assert_eq!(engine.last_log_index(7).unwrap(), None);
+    assert_eq!(last_index(&engine, 7), None);
     for region_id in [6, 7, 8] {
         engine.write(&log_of(region_id, 10..20)).unwrap();
     }
     engine.write(&log_of(7, 22..23)).unwrap();
     let entries = |lo, hi, bytes_max| engine.log_entries(7, lo, hi, bytes_max).unwrap();
 
-    assert_eq!(engine.last_log_index(7).unwrap(), Some(22));
-    assert_eq!(engine.last_log_index(8).unwrap(), Some(19));
-    assert_eq!(engine.last_log_index(9).unwrap(), None);
+    assert_eq!(last_index(&engine, 7), Some(22));
+    assert_eq!(last_index(&engine, 8), Some(19));
+    assert_eq!(last_index(&engine, 9), None);
     assert_eq!(entries(12, 15, usize::MAX), ["entry 0012", "entry 0013", "entry 0014"]);
     assert_eq!(entries(18, 99, usize::MAX), ["entry 0018", "entry 0019"], "up to the gap");
     assert_eq!(entries(9, 15, usize::MAX).len(), 0, "nothing at the start");
@@ -122,10 +146,10 @@ fn a_log_is_cut_at_both_ends() {
     cut.delete_range(Cf::Raft, log_key(6, 0), log_key(7, 0));
     engine.write(&cut).unwrap();
 
-    assert_eq!(engine.last_log_index(7).unwrap(), Some(8989));
+    assert_eq!(last_index(&engine, 7), Some(8989));
     assert_eq!(engine.log_entries(7, 5009, 5020, usize::MAX).unwrap().len(), 0);
     assert_eq!(engine.log_entries(7, 5010, 9000, usize::MAX).unwrap().len(), 3980);
-    assert_eq!(engine.last_log_index(6).unwrap(), None);
+    assert_eq!(last_index(&engine, 6), None);
     let (start, end) = log_range(8);
     assert_eq!(engine.scan(Cf::Raft, &start, &end, Direction::Forward).count(), 8999);
 }
