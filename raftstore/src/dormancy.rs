@@ -6,7 +6,7 @@
 //!
 //! **What wakes a leader**: a write, a command, a read that the lease does not cover, any message of the group but the answers to its last
 //! heartbeat, a question of a follower that lags, and the return of a member's store, which must be bound anew, or brought up to date if
-//! the group fell asleep without it. Reads under the lease wake nobody.
+//! the group fell asleep without it. Reads under the lease wake nobody, nor does a member that has everything and knows of no leader since its start.
 //!
 //! **What wakes a follower**: any message of a leader that is awake; and the end of the support that it is bound under, upon which it campaigns or
 //! lets the others do so. There is no dormant follower that is not bound to its leader.
@@ -15,7 +15,7 @@
 //! otherwise in a paced sweep, in which of each region one favourite campaigns.
 
 use flotilla_proto::store::{self, PeerRole, RaftMessage, Region};
-use flotilla_raft::{self as raft, Message, MessageType, ProgressState};
+use flotilla_raft::{self as raft, Message, MessageType, ProgressState, Role};
 
 use crate::{Settings, disk::LogReader, lease::Promises, peer::Peer, round::Round, wire};
 
@@ -118,17 +118,17 @@ impl<L: LogReader> Peer<L> {
         self.count_sleep(counts);
     }
 
-    /// A request came: whoever knows of no leader since the start, or has not been told yet that its leader's support is over, campaigns. What is
-    /// asked for comes before what nobody asks for.
+    /// A request came: whoever knows of no leader, or has not been told yet that its leader's support is over, campaigns. What is asked for
+    /// comes before what nobody asks for.
     pub fn wake_for_request(&mut self, settings: &Settings, promises: &Promises) {
         if !self.is_alive() {
             return;
         }
-        let lost =
-            self.give_up_leader(settings, promises) || self.dormancy.dormant && self.raft.leader_id() == raft::NONE;
+        self.give_up_leader(settings, promises);
+        let lost = self.raft.leader_id() == raft::NONE && self.raft.role() == Role::Follower;
         self.wake(Wake::Request);
         if lost && !self.is_frozen(promises) && self.raft.is_promotable() {
-            self.raft.campaign();
+            self.campaign_unless_rivalled(settings);
         }
     }
 
@@ -228,8 +228,19 @@ impl<L: LogReader> Peer<L> {
         round.send(to.store_id, message);
     }
 
+    /// Whether a member that asks for votes, as it knows of no leader since its start, need only be told to sleep on.
+    pub fn sleeps_through(&self, message: &Message) -> bool {
+        self.dormancy.dormant
+            && self.raft.is_leader()
+            && message.kind == MessageType::PreVote
+            && message.term == self.raft.term() + 1
+            && self.has_all(message.from)
+    }
+
     /// The leader sleeps, and says that this peer may.
     pub fn lulled(&mut self, leader_store: u64, promises: &Promises) {
+        // Whoever wanted a vote is told, too.
+        self.drop_held_votes();
         let has_all = self.raft.commit_index() == self.raft.last_index();
         self.dormancy.dormant = has_all && !self.raft.is_leader() && promises.supports(leader_store);
     }

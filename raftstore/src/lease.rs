@@ -211,6 +211,8 @@ pub(crate) struct Fortification {
     votes: Vec<Message>,
     /// The tick at which the leader was last heard.
     pub heard_at: u64,
+    /// The tick at which somebody who may win, perhaps this peer, last began to campaign, as far as it knows.
+    campaign_at: Option<u64>,
     /// Under which support of their stores the other peers are bound.
     followers: Vec<(u64, SupportId)>,
     /// Counts the changes of `followers`.
@@ -288,6 +290,30 @@ impl<L: LogReader> Peer<L> {
         fortification.changes += 1;
     }
 
+    /// Whoever asks for a vote and can have it is left to win: two that campaign at once would take the votes from each other, and wait for a timeout.
+    pub fn note_rival(&mut self, message: &Message) {
+        if (message.log_term, message.index) >= (self.raft.last_term(), self.raft.last_index()) {
+            self.fortification.campaign_at = Some(self.tick);
+        }
+    }
+
+    /// Campaigns, unless somebody has just begun to.
+    pub fn campaign_unless_rivalled(&mut self, settings: &Settings) {
+        let patience = u64::from(settings.election_ticks) / 2;
+        if self.fortification.campaign_at.is_none_or(|at| self.tick - at >= patience) {
+            self.fortification.campaign_at = Some(self.tick);
+            self.raft.campaign();
+        }
+    }
+
+    /// Of two that ask each other at the same time whether they could win, and could, one does not answer. All come to the same choice.
+    fn outdoes(&self, message: &Message) -> bool {
+        self.raft.role() == Role::PreCandidate
+            && message.kind == MessageType::PreVote
+            && (message.log_term, message.index) == (self.raft.last_term(), self.raft.last_index())
+            && mix(self.region.id, self.me.id) > mix(self.region.id, message.from)
+    }
+
     /// Takes a request for a vote out of the way if this peer must not answer it now. It is answered when the support ends.
     pub fn withhold_vote(
         &mut self,
@@ -300,7 +326,7 @@ impl<L: LogReader> Peer<L> {
         let of_leader = self.fortification.binding.is_some_and(|binding| binding.store_id == from_store);
         let bound = self.is_bound(promises) && !of_leader && !seeded(26);
         if message.is_vote_for_transfer() || self.raft.is_leader() || !(bound || self.waits(promises)) {
-            return Some(message);
+            return (!self.outdoes(&message)).then_some(message);
         }
         if bound {
             // Whoever campaigns has heard of no leader: it is time to ask.
@@ -317,9 +343,15 @@ impl<L: LogReader> Peer<L> {
 
     fn answer_held_votes(&mut self) {
         for message in std::mem::take(&mut self.fortification.votes) {
+            self.note_rival(&message);
             // An error says that it has become pointless.
             let _ = self.raft.step_remote(message);
         }
+    }
+
+    /// Those who asked have a leader, or ask again.
+    pub fn drop_held_votes(&mut self) {
+        self.fortification.votes.clear();
     }
 
     /// The store gives this support no more. A leader that was silent is given up, and one of the others campaigns at once.
@@ -337,18 +369,17 @@ impl<L: LogReader> Peer<L> {
         }
         self.answer_held_votes();
         if silent && self.raft.leader_id() == raft::NONE && self.is_favourite(store_id) {
-            self.raft.campaign();
+            self.campaign_unless_rivalled(settings);
         }
     }
 
-    /// If the support that this peer is bound under is over, and nobody has told it yet: as [`Peer::support_ended`]. Whether nobody leads now.
-    pub fn give_up_leader(&mut self, settings: &Settings, promises: &Promises) -> bool {
-        match self.fortification.binding {
-            Some(binding) if !self.raft.is_leader() && !promises.holds(&binding) => {
-                self.support_ended(binding.store_id, binding.id, settings);
-                self.raft.leader_id() == raft::NONE && self.raft.role() == Role::Follower
-            }
-            _ => false,
+    /// If the support that this peer is bound under is over, and nobody has told it yet: as [`Peer::support_ended`].
+    pub fn give_up_leader(&mut self, settings: &Settings, promises: &Promises) {
+        if let Some(binding) = self.fortification.binding
+            && !self.raft.is_leader()
+            && !promises.holds(&binding)
+        {
+            self.support_ended(binding.store_id, binding.id, settings);
         }
     }
 

@@ -68,7 +68,7 @@ pub const APPLY_BATCH_BYTES: usize = 1 << 20;
 
 /// Groups of one worker whose peers here campaign at the same time. Others whose time has come wait, unless a client asks for them: with many
 /// more, each would wait for answers longer than it has patience, and begin again, for ever.
-pub const CAMPAIGNS_MAX: usize = 1_024;
+pub const CAMPAIGNS_MAX: usize = 512;
 
 /// Groups of one worker whose clock runs, as they have work to do, beyond which no more are awakened without need.
 pub const RESTLESS_MAX: usize = 2_048;

@@ -62,7 +62,7 @@ enum News {
 /// Peers in a slice.
 const SWEEP_SLICE: usize = 512;
 
-/// How long the next slice of a sweep waits for the work of those before.
+/// How long the next slice of a sweep waits for groups to come to rest, some of which may not.
 const SWEEP_PATIENCE_TICKS: u64 = 4;
 
 /// Groups that share a log batch and frames at most: enough to share them well, and few enough that nothing waits long.
@@ -369,17 +369,20 @@ impl<L: LogReader> Worker<L> {
         let Sweep { what, next, since, .. } = self.sweeps[place];
         let wakes = !matches!(what, News::PromisesOver | News::ReportAll);
         let limits = &self.settings.limits;
-        let busy = self.busy.campaigns >= limits.campaigns_max || self.busy.restless >= limits.restless_max;
-        if wakes && busy && self.tick < since + SWEEP_PATIENCE_TICKS {
+        // Whoever campaigns wins or stands back before long. What else makes groups restless may last.
+        let room = if wakes { limits.campaigns_max.saturating_sub(self.busy.campaigns) } else { SWEEP_SLICE };
+        let restless = wakes && self.busy.restless >= limits.restless_max;
+        if room == 0 || restless && self.tick < since + SWEEP_PATIENCE_TICKS {
             self.sweeps[place].at = self.tick + 1;
             return;
         }
-        let slice: Vec<u64> = self.peers.range(next..).take(SWEEP_SLICE).map(|(id, _)| *id).collect();
+        let slice_max = room.min(SWEEP_SLICE);
+        let slice: Vec<u64> = self.peers.range(next..).take(slice_max).map(|(id, _)| *id).collect();
         for region_id in &slice {
             self.tell(*region_id, what);
         }
         match slice.last() {
-            Some(last) if slice.len() == SWEEP_SLICE => {
+            Some(last) if slice.len() == slice_max => {
                 self.sweeps[place].next = last + 1;
                 self.sweeps[place].since = self.tick;
             }
@@ -494,7 +497,11 @@ impl<L: LogReader> Worker<L> {
             return;
         }
         peer.hear(from);
+        if is_member && peer.sleeps_through(&raft_message) {
+            return peer.lull(from, round);
+        }
         let raft_message = if campaigns {
+            peer.note_rival(&raft_message);
             // The news that the support is over may still be on its way to this peer.
             peer.give_up_leader(settings, &round.promises);
             match peer.withhold_vote(raft_message, from_store, settings, round) {

@@ -2,14 +2,14 @@
 
 use flotilla_proto::{
     flotilla::raft as wire_raft,
-    store::{Epoch, Mutation, Peer, PeerRole, RaftMessage, Region, Space, Write},
+    store::{ApplyState, Epoch, Mutation, Peer, PeerRole, RaftMessage, Region, Space, TruncatedState, Write},
 };
-use flotilla_raft::{ConfState, Entry, Message, MessageType, Snapshot, SnapshotMetadata};
+use flotilla_raft::{ConfState, Entry, HardState, Message, MessageType, Snapshot, SnapshotMetadata};
 use flotilla_raftstore::{
     Effect, Event, RequestId, Settings, Target, Worker,
     apply::{Applied, ApplyTask, Change, CreatedPeer, shared},
     disk::LogReader,
-    recover::Recovered,
+    recover::{Recovered, RecoveredPeer},
     wire,
 };
 
@@ -24,17 +24,20 @@ impl LogReader for NoLog {
 
 const REGION: u64 = 7;
 
-fn worker() -> Worker<NoLog> {
-    let settings = Settings {
-        store_id: 1,
+fn settings(store_id: u64) -> Settings {
+    Settings {
+        store_id,
         tick_ms: 10,
         heartbeat_ticks: 2,
         election_ticks: 10,
         sleep_ticks: 0,
         seed: 1,
         limits: Default::default(),
-    };
-    let mut worker = Worker::new(settings, NoLog, Recovered::default(), 0);
+    }
+}
+
+fn worker() -> Worker<NoLog> {
+    let mut worker = Worker::new(settings(1), NoLog, Recovered::default(), 0);
     worker.handle(0, Event::PromisesOver);
     worker
 }
@@ -229,4 +232,92 @@ fn a_write_that_comes_between_an_election_and_its_loss_is_answered() {
     worker.handle(0, says(MessageType::Heartbeat, 7));
     let answers = |effect: &Effect| matches!(effect, Effect::Respond { id: RequestId(1), result: Err(_) });
     assert!(effects(&mut worker).iter().any(answers));
+}
+
+/// A worker of a store that has just started with the region's peer.
+fn restarted(store_id: u64) -> Worker<NoLog> {
+    let recovered = RecoveredPeer {
+        region: shared(region()),
+        peer_id: 10 + store_id,
+        hard_state: HardState { term: 5, vote: 0, commit: 5 },
+        truncated: TruncatedState { index: 5, term: 5 },
+        last: ApplyState { index: 5, term: 5 },
+        applied: ApplyState { index: 5, term: 5 },
+    };
+    let recovered = Recovered { peers: vec![recovered], ..Recovered::default() };
+    let mut worker = Worker::new(Settings { sleep_ticks: 50, ..settings(store_id) }, NoLog, recovered, 0);
+    worker.handle(0, Event::PromisesOver);
+    worker
+}
+
+/// Carries out what a worker wants at once; gives the messages for the other store.
+fn act(worker: &mut Worker<NoLog>, other_store: u64) -> Vec<RaftMessage> {
+    let mut sent = Vec::new();
+    loop {
+        let effects = effects(worker);
+        if effects.is_empty() {
+            return sent;
+        }
+        for effect in effects {
+            match effect {
+                Effect::AppendLog { batch, .. } => worker.handle(0, Event::LogSynced { batch }),
+                Effect::Send { store_id, messages } if store_id == other_store => sent.extend(messages),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn asks_for_data(id: u64) -> Event {
+    let target = Target { region_id: REGION, ..Target::default() };
+    Event::Read { id: RequestId(id), target, leased_in: None }
+}
+
+/// Regression: clients who look for a new leader ask one peer after the other. All of them campaigned, took the votes from each other, and waited for a
+/// timeout: of two that live none may lose both.
+#[test]
+fn two_peers_that_are_asked_at_the_same_time_elect_one_of_them_without_a_timeout() {
+    let (mut one, mut two) = (restarted(1), restarted(2));
+    one.handle(0, asks_for_data(1));
+    two.handle(0, asks_for_data(1));
+    let (mut of_one, mut of_two) = (act(&mut one, 2), act(&mut two, 1));
+    for _ in 0..6 {
+        // Both speak before they hear, each time.
+        one.handle(0, Event::Messages { from_store: 2, messages: of_two });
+        two.handle(0, Event::Messages { from_store: 1, messages: of_one });
+        (of_one, of_two) = (act(&mut one, 2), act(&mut two, 1));
+    }
+    let leads = |worker: &Worker<NoLog>| worker.view(REGION).is_some_and(|peer| peer.is_leader);
+    assert!(leads(&one) != leads(&two), "one of them leads, in the same tick");
+}
+
+/// Whoever is asked by clients while another one campaigns leaves the lead to that one, unless its own log has more.
+#[test]
+fn a_peer_whose_vote_is_asked_for_does_not_campaign_itself() {
+    let pre_vote = Message { kind: MessageType::PreVote, ..Message::default() };
+    for (index, campaigns) in [(5, false), (4, true)] {
+        let mut worker = restarted(1);
+        let message = RaftMessage {
+            region_id: REGION,
+            from: Some(peer(2)),
+            to: Some(peer(1)),
+            epoch: region().epoch,
+            message: Some(wire::message_to_wire(Message {
+                from: 12,
+                to: 11,
+                term: 6,
+                log_term: 5,
+                index,
+                ..pre_vote.clone()
+            })),
+            ..RaftMessage::default()
+        };
+        worker.handle(0, Event::Messages { from_store: 2, messages: vec![message] });
+        worker.handle(0, asks_for_data(1));
+        assert_eq!(
+            !of_kind(&effects(&mut worker), pre_vote.kind).is_empty(),
+            campaigns,
+            "the other's log ends at {index}"
+        );
+    }
 }
