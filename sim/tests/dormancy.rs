@@ -215,6 +215,43 @@ fn a_group_that_fell_asleep_without_a_stuck_follower_wakes_for_it() {
     }
 }
 
+/// A store that starts anew, and to which the news that its regions are led and asleep is lost, asks for votes. It is told then, which wakes no leader.
+#[test]
+fn a_restarted_member_that_asks_for_votes_wakes_no_leader() {
+    let woken = |world: &World, store: usize| {
+        let lanes = world.stores[store].lanes.iter();
+        lanes.map(|lane| lane.worker.counts().woken.iter().sum::<u64>()).sum::<u64>()
+    };
+    let mut tried = 0;
+    for seed in 0..8 {
+        let mut world = asleep(seed);
+        let leaders = world.leaders();
+        let follows = |store: &usize| leaders.values().all(|(_, leader, _)| leader != store);
+        let Some(restarted) = (0..3).find(follows) else { continue };
+        let others: Vec<usize> = (0..3).filter(|store| *store != restarted).collect();
+        let before: Vec<u64> = others.iter().map(|store| woken(&world, *store)).collect();
+        world.kill(restarted, Crash::Process);
+        world.restart(restarted);
+        for other in &others {
+            for region in leaders.keys() {
+                world.network.cut_region(*other as u64 + 1, restarted as u64 + 1, *region);
+            }
+        }
+        world.run_for_ms(900 + 400);
+        assert_eq!(dormant(&world), 3 * REGIONS, "nobody has campaigned yet");
+        world.network.mend_all();
+        world.run_for_ms(3_000);
+        assert_eq!(dormant(&world), 3 * REGIONS);
+        let explained = explain(&mut world, restarted, *leaders.keys().next().expect("a region"));
+        assert!(explained.leader.is_some(), "it knows its leader: {explained:?}");
+        let after: Vec<u64> = others.iter().map(|store| woken(&world, *store)).collect();
+        assert_eq!(before, after, "seed {seed}");
+        world.must_end_well();
+        tried += 1;
+    }
+    assert!(tried > 0, "there is a store that leads nothing");
+}
+
 /// What a store's peer of a region says of itself.
 fn explain(world: &mut World, store: usize, region_id: u64) -> Explained {
     for lane in &mut world.stores[store].lanes {
