@@ -228,11 +228,17 @@ impl World {
         }
         self.network.thin_out(from, to, &mut messages);
         let arrivals = self.network.arrivals_us(from, to, worker, &self.knobs, &mut self.rng);
-        if arrivals.is_empty() && self.rng.chance(500) {
-            let life = self.stores[store].life;
-            let regions = messages.iter().map(|message| message.region_id).collect();
-            let after = self.rng.within(self.knobs.delay_us);
-            self.schedule(after, Action::Unsent { store, life, worker, to, regions });
+        if arrivals.is_empty() {
+            if self.rng.chance(500) {
+                let life = self.stores[store].life;
+                let regions = messages.iter().map(|message| message.region_id).collect();
+                let after = self.rng.within(self.knobs.delay_us);
+                self.schedule(after, Action::Unsent { store, life, worker, to, regions });
+            }
+            return;
+        }
+        if self.knobs.coded_frames > 0 {
+            messages = self.network.carried(from, to, messages);
         }
         if let [once] = arrivals[..] {
             return self.schedule(once, Action::Frame { from, to, messages });
