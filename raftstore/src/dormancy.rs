@@ -8,6 +8,9 @@
 //! heartbeat, a question of a follower that lags, and the return of a member's store, which must be bound anew, or brought up to date if
 //! the group fell asleep without it. Reads under the lease wake nobody, nor does a member that has everything and knows of no leader since its start.
 //!
+//! A member whose store says that it was removed there keeps nobody awake, and nobody waits for its return: a store that is alive is not a group
+//! that is alive.
+//!
 //! **What wakes a follower**: any message of a leader that is awake; and the end of the support that it is bound under, upon which it campaigns or
 //! lets the others do so. There is no dormant follower that is not bound to its leader.
 //!
@@ -191,6 +194,9 @@ impl<L: LogReader> Peer<L> {
     /// A member's store is back. Its peers have to be bound anew; those that have all are only told to sleep on.
     pub fn store_returned(&mut self, store_id: u64, round: &mut Round) {
         let Some(to) = self.region.peers.iter().find(|peer| peer.store_id == store_id).copied() else { return };
+        if self.fortification.is_gone(to.id) {
+            return; // The store is alive, its peer is not.
+        }
         if self.has_all(to.id) {
             self.lull(to, round);
         } else {
@@ -205,7 +211,7 @@ impl<L: LogReader> Peer<L> {
 
     /// Sends the last heartbeat before the group sleeps: a follower that has all that is committed sleeps, too.
     pub fn lull(&self, to: store::Peer, round: &mut Round) {
-        if !self.has_all(to.id) {
+        if !self.has_all(to.id) || self.fortification.is_gone(to.id) {
             return;
         }
         let heartbeat = Message {
@@ -241,7 +247,7 @@ impl<L: LogReader> Peer<L> {
     pub fn lulled(&mut self, leader_store: u64, promises: &Promises) {
         // Whoever wanted a vote is told, too.
         self.drop_held_votes();
-        let has_all = self.raft.commit_index() == self.raft.last_index();
+        let has_all = self.is_initialized() && self.raft.commit_index() == self.raft.last_index();
         self.dormancy.dormant = has_all && !self.raft.is_leader() && promises.supports(leader_store);
     }
 

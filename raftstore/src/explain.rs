@@ -75,6 +75,8 @@ pub struct Other {
     pub bound: Option<SupportId>,
     /// Told by a leader: entries of the log that it is not known to have.
     pub lag: Option<u64>,
+    /// Told by a leader: the other one's store says that this peer was removed from it.
+    pub gone: bool,
 }
 
 impl<L: LogReader> Peer<L> {
@@ -124,7 +126,7 @@ impl<L: LogReader> Peer<L> {
     ) -> String {
         if self.dormancy.dormant {
             let why = if self.raft.is_leader() {
-                "the group was left alone, and every member that is not down has everything and is bound to this leader"
+                "the group was left alone, and every member that is neither down nor gone has everything and is bound to this leader"
             } else if self.is_bound(promises) {
                 "its leader sleeps, and it is bound to it"
             } else {
@@ -178,7 +180,8 @@ impl<L: LogReader> Peer<L> {
             wakes.push("a write or a command".to_owned());
             wakes.push("a read that its lease does not cover".to_owned());
             wakes.push("a change of the lead, as when this store stops".to_owned());
-            for peer in self.region.peers.iter().filter(|peer| peer.id != self.me.id && !self.has_all(peer.id)) {
+            let waits = |peer: &&store::Peer| !self.has_all(peer.id) && !self.fortification.is_gone(peer.id);
+            for peer in self.region.peers.iter().filter(|peer| peer.id != self.me.id).filter(waits) {
                 wakes.push(format!("the return of store {}, whose peer must be brought up to date", peer.store_id));
             }
         } else {
@@ -209,6 +212,7 @@ impl<L: LogReader> Peer<L> {
                 heard_ms_ago: heard_at.map(|at| tick.saturating_sub(at) * settings.tick_ms),
                 bound: self.support_of(peer.id).filter(|_| is_leader),
                 lag: progress.map(|progress| last.saturating_sub(progress.match_index)),
+                gone: is_leader && self.fortification.is_gone(peer.id),
             }
         };
         self.region.peers.iter().filter(|peer| peer.id != self.me.id).map(other).collect()

@@ -215,6 +215,8 @@ pub(crate) struct Fortification {
     campaign_at: Option<u64>,
     /// Under which support of their stores the other peers are bound.
     followers: Vec<(u64, SupportId)>,
+    /// Other peers that are no more, by what their stores say. Invariant: none of them is among `followers`.
+    gone: Vec<u64>,
     /// Counts the changes of `followers`.
     changes: u64,
     /// The term in which this leader began to hand over.
@@ -236,6 +238,11 @@ impl Fortification {
     /// Whether requests for votes wait.
     pub fn holds_votes(&self) -> bool {
         !self.votes.is_empty()
+    }
+
+    /// Whether another peer is no more.
+    pub fn is_gone(&self, peer_id: u64) -> bool {
+        self.gone.contains(&peer_id)
     }
 }
 
@@ -312,6 +319,23 @@ impl<L: LogReader> Peer<L> {
             && message.kind == MessageType::PreVote
             && (message.log_term, message.index) == (self.raft.last_term(), self.raft.last_index())
             && mix(self.region.id, self.me.id) > mix(self.region.id, message.from)
+    }
+
+    /// A follower's store has said that it is no more: a dead one is bound to nobody, even if its store supports this one. Whether that is news.
+    pub fn follower_gone(&mut self, peer_id: u64) -> bool {
+        let fortification = &mut self.fortification;
+        if fortification.gone.contains(&peer_id) {
+            return false;
+        }
+        fortification.gone.push(peer_id);
+        fortification.followers.retain(|(other, _)| *other != peer_id);
+        fortification.changes += 1;
+        true
+    }
+
+    /// A follower has spoken, and so is here.
+    pub fn follower_spoke(&mut self, peer_id: u64) {
+        self.fortification.gone.retain(|other| *other != peer_id);
     }
 
     /// Takes a request for a vote out of the way if this peer must not answer it now. It is answered when the support ends.
@@ -397,6 +421,7 @@ impl<L: LogReader> Peer<L> {
     /// The members have changed. A leader that was removed has no lease: it had none while its removal was under way.
     pub fn review_leader(&mut self) {
         let members = &self.region.peers;
+        self.fortification.gone.retain(|gone| members.iter().any(|peer| peer.id == *gone));
         let removed = |binding: &mut Binding| !members.iter().any(|peer| peer.store_id == binding.store_id);
         if self.fortification.binding.take_if(removed).is_some() {
             self.answer_held_votes();
@@ -425,6 +450,7 @@ impl<L: LogReader> Peer<L> {
             self.fortification.votes.clear();
         }
         self.fortification.followers.clear();
+        self.fortification.gone.clear();
         self.fortification.changes += 1;
     }
 

@@ -18,6 +18,7 @@ pub mod disk;
 pub mod dormancy;
 mod event;
 pub mod explain;
+pub mod frame;
 pub mod lease;
 pub mod limits;
 mod peer;

@@ -8,6 +8,10 @@ pub const ENTRY_BYTES_MAX: usize = 1 << 20;
 /// refused as busy.
 pub const HELD_BYTES_MAX: usize = 16 << 20;
 
+/// Heartbeats, and as many answers, that are coded together in one frame: a round has about 2,048 groups, and what a frame unfolds into
+/// must have a bound. Those beyond travel one by one.
+pub const FRAME_HEARTBEATS_MAX: usize = 16_384;
+
 /// Uncommitted bytes of one group on its leader; beyond it proposals wait.
 pub const UNCOMMITTED_BYTES_MAX: u64 = 64 << 20;
 

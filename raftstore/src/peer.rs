@@ -12,7 +12,7 @@ use crate::{
     Settings,
     apply::Install,
     disk::LogReader,
-    dormancy::Dormancy,
+    dormancy::{Dormancy, Wake},
     event::{BatchId, Effect},
     lease::{Fortification, Promises},
     limits::{
@@ -345,6 +345,7 @@ impl<L: LogReader> Peer<L> {
 
     /// Notes that a message came from a peer.
     pub fn hear(&mut self, from: store::Peer) {
+        self.follower_spoke(from.id);
         if self.region.peers.iter().any(|peer| peer.id == from.id) {
             if self.raft.is_leader() {
                 self.heard.retain(|heard| heard.peer_id != from.id);
@@ -365,6 +366,9 @@ impl<L: LogReader> Peer<L> {
     }
 
     pub fn is_down(&self, peer_id: u64, settings: &Settings) -> bool {
+        if self.fortification.is_gone(peer_id) {
+            return true;
+        }
         if self.dormancy.dormant {
             return false; // It was not when it was last looked at.
         }
@@ -450,6 +454,19 @@ impl<L: LogReader> Peer<L> {
             progress.state != ProgressState::Replicate || progress.match_index + PENDING_LAG_ENTRIES < last
         };
         self.raft.progress().filter(|(id, progress)| *id != self.me.id && lags(progress)).map(|(id, _)| id).collect()
+    }
+
+    /// The store of another peer says that this one is no more. A leader that hears it does not wait for that peer any more, and reports it as down
+    /// at once. No quorum changes by it: neither who counts in one, nor what others have acknowledged.
+    pub fn hear_gone(&mut self, peer_id: u64, settings: &Settings, round: &mut Round) {
+        let is_member = self.region.peers.iter().any(|peer| peer.id == peer_id);
+        if !self.is_alive() || !self.raft.is_leader() || !is_member || !self.follower_gone(peer_id) {
+            return;
+        }
+        // One that sleeps has to see whether it still has a lease without that peer.
+        self.wake(Wake::Message);
+        self.raft.report_unreachable(peer_id);
+        self.report_if_leader(settings, round);
     }
 
     /// What the placement driver wants to know of a region that is led here.

@@ -333,7 +333,8 @@ impl<L: LogReader> Peer<L> {
         }
         let old = std::mem::replace(&mut self.role, role);
         self.review_binding();
-        if role.is_leader {
+        if role.is_leader || old.is_leader {
+            // Also one that slept while others elected another leader: it sleeps no more as a leader, and is not bound to that one yet.
             self.wake(Wake::Lead);
         }
         if old.is_leader && (!role.is_leader || role.term != old.term) {

@@ -101,13 +101,23 @@ impl<L: LogReader> Slot<L> {
         }
     }
 
+    pub fn peer_id(&self) -> u64 {
+        match self {
+            Slot::Peer(peer) => peer.me.id,
+            Slot::Record(record) => record.peer_id,
+        }
+    }
+
     /// Whether this is a leader, and the member on a store lags.
     pub fn leads_without(&self, store_id: u64) -> bool {
         let member = self.region().peers.iter().find(|peer| peer.store_id == store_id);
         let Some(member) = member.filter(|_| self.is_leader()) else { return false };
         match self {
-            Slot::Peer(peer) => !peer.has_all(member.id),
-            Slot::Record(record) => record.group.lags(member.id),
+            Slot::Peer(peer) => !peer.has_all(member.id) && !peer.fortification.is_gone(member.id),
+            Slot::Record(record) => {
+                let gone = record.fortification.as_ref().is_some_and(|leads| leads.is_gone(member.id));
+                record.group.lags(member.id) && !gone
+            }
         }
     }
 

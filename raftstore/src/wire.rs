@@ -56,6 +56,11 @@ fn value<T: Copy>(table: &[T], what: &'static str, number: u32) -> Result<T, Wir
     table.get(number as usize).copied().ok_or(WireError::Unknown(what, number))
 }
 
+/// The number of a message type that may come over the network.
+pub(crate) fn kind_to_wire(kind: MessageType) -> u32 {
+    number(&KINDS, &kind)
+}
+
 /// Encodes an entry's fields.
 pub fn entry_to_wire(entry: Entry) -> wire::Entry {
     let (kind, data) = match entry.payload {
@@ -138,7 +143,7 @@ fn conf_state_from_wire(state: wire::ConfState) -> ConfState {
 pub fn message_to_wire(message: Message) -> wire::Message {
     debug_assert!(message.responses.is_empty(), "only messages to the own storage carry responses");
     wire::Message {
-        kind: number(&KINDS, &message.kind),
+        kind: kind_to_wire(message.kind),
         to: message.to,
         from: message.from,
         term: message.term,

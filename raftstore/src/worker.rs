@@ -472,6 +472,9 @@ impl<L: LogReader> Worker<L> {
             return;
         }
         let Some(raft_message) = message.message else {
+            if message.gone_below > 0 {
+                return self.gone_notice(region_id, from, to, message.gone_below);
+            }
             if message.leads_in > 0 {
                 self.leader_question(region_id, from, to, message.leads_in);
             }
@@ -482,7 +485,10 @@ impl<L: LogReader> Worker<L> {
             return; // Snapshots come with their data.
         }
         let admitted = self.admit(region_id, to, raft_message.kind);
-        let Some((peer, settings, round)) = self.peer(region_id) else { return };
+        let gone_below = self.gone_below(region_id, to.id);
+        let Some((peer, settings, round)) = self.peer(region_id) else {
+            return self.tell_gone(region_id, from, to, raft_message.kind, gone_below);
+        };
         if !peer.is_alive() {
             return;
         }
@@ -494,7 +500,7 @@ impl<L: LogReader> Worker<L> {
             return peer.tell_removed(from, round);
         }
         if !admitted {
-            return;
+            return self.tell_gone(region_id, from, to, raft_message.kind, gone_below);
         }
         peer.hear(from);
         if is_member && peer.sleeps_through(&raft_message) {
@@ -587,6 +593,42 @@ impl<L: LogReader> Worker<L> {
             self.peers.insert(region_id, Slot::Peer(Box::new(peer)));
         }
         makes
+    }
+
+    /// If no peer with this id is in the region on this store, or ever will be: the least id that one could have.
+    fn gone_below(&self, region_id: u64, peer_id: u64) -> Option<u64> {
+        let least = match self.peers.get(&region_id) {
+            // One that is being removed may still be found again after a crash.
+            Some(slot) => slot.is_alive().then(|| slot.peer_id()),
+            None => self.tombstones.get(&region_id).copied(),
+        };
+        least.filter(|least| peer_id < *least)
+    }
+
+    /// Tells who leads, or wants to, that it counts on a peer in vain: this store is alive, that peer is not.
+    fn tell_gone(
+        &mut self,
+        region_id: u64,
+        asking: store::Peer,
+        gone: store::Peer,
+        kind: MessageType,
+        gone_below: Option<u64>,
+    ) {
+        let of_leader =
+            matches!(kind, MessageType::App | MessageType::Heartbeat | MessageType::Vote | MessageType::PreVote);
+        let Some(gone_below) = gone_below.filter(|_| of_leader) else { return };
+        let answer = RaftMessage { region_id, from: Some(gone), to: Some(asking), gone_below, ..Default::default() };
+        self.round.send(asking.store_id, answer);
+    }
+
+    /// The store of a peer says that the peer is no more.
+    fn gone_notice(&mut self, region_id: u64, gone: store::Peer, to: store::Peer, gone_below: u64) {
+        if gone.id < gone_below
+            && let Some((peer, settings, round)) = self.peer(region_id)
+            && peer.me.id == to.id
+        {
+            peer.hear_gone(gone.id, settings, round);
+        }
     }
 
     /// A follower that is bound to a peer of this store asks whether that one still leads.

@@ -91,6 +91,7 @@ fn answer(store_id: u64, explained: Explained, lease: LeaseView, bound: Option<B
         heard_ms_ago: other.heard_ms_ago,
         support_id: other.bound.map_or(0, |id| id.0),
         lag: other.lag,
+        gone: other.gone,
     });
     ExplainRegionResponse {
         store_id,

@@ -9,7 +9,7 @@ use flotilla_proto::{
     placement::{PlacementErrorKind, placement_request},
     store::{Frame, RaftMessage, SnapshotHeader},
 };
-use flotilla_raftstore::{Event, recover::worker_of};
+use flotilla_raftstore::{Event, frame, recover::worker_of};
 use flotilla_transport::{BoxFuture, CallerId, Handler, LIVENESS_LANE, SnapshotChunks};
 use prost::Message as _;
 
@@ -32,13 +32,21 @@ impl Handler for Links {
             return;
         }
         metrics().frames_received.inc();
-        let bytes = frame.len();
+        let sent_bytes = frame.len();
         let Ok(frame) = Frame::decode(frame) else {
             return tracing::warn!("store {from_store} sent a frame that cannot be decoded");
         };
+        let heartbeats = frame::heartbeats(&frame);
+        let messages = match frame::unpack(from_store, store.store_id, frame) {
+            Ok(messages) => messages,
+            Err(error) => return tracing::warn!("a frame of store {from_store} was dropped: {error}"),
+        };
+        metrics().heartbeats_received.inc_by(heartbeats as u64);
+        // A heartbeat takes far more room here than on its way.
+        let bytes = sent_bytes + heartbeats * size_of::<RaftMessage>();
         let workers = store.inboxes.len();
         let mut shares: Vec<Vec<RaftMessage>> = vec![Vec::new(); workers];
-        for message in frame.messages {
+        for message in messages {
             shares[worker_of(message.region_id, workers)].push(message);
         }
         for (inbox, messages) in store.inboxes.iter().zip(shares) {

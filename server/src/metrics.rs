@@ -91,6 +91,12 @@ pub struct Metrics {
     pub messages_dropped: IntCounter,
     /// Messages that shared one frame.
     pub messages_per_frame: Histogram,
+    /// Of the messages sent, the heartbeats and answers to them that were coded together.
+    pub heartbeats_sent: IntCounter,
+    /// The same of those that came in.
+    pub heartbeats_received: IntCounter,
+    /// How many were coded together in one frame, of those that had any.
+    pub heartbeats_per_frame: Histogram,
     /// Snapshots, by [`SnapshotStep`].
     snapshots: IntCounterVec,
     /// Their bytes, sent or received.
@@ -239,6 +245,18 @@ impl Metrics {
             messages_dropped: make
                 .counter("flotilla_raft_messages_dropped_total", "Raft messages dropped before sending"),
             messages_per_frame: make.sizes("flotilla_messages_per_frame", "Raft messages that shared one frame"),
+            heartbeats_sent: make.counter(
+                "flotilla_heartbeats_sent_total",
+                "Heartbeats and answers to them that were sent coded together; they count as raft messages, too",
+            ),
+            heartbeats_received: make.counter(
+                "flotilla_heartbeats_received_total",
+                "Heartbeats and answers to them that came coded together",
+            ),
+            heartbeats_per_frame: make.sizes(
+                "flotilla_heartbeats_per_frame",
+                "Heartbeats and answers to them that shared one frame, of frames that had any",
+            ),
             snapshots: make.counters("flotilla_snapshots_total", "Snapshots by what happened to them", "step"),
             snapshot_bytes: make.counters("flotilla_snapshot_bytes_total", "Bytes of snapshots", "direction"),
             snapshot_build_seconds: make.seconds("tikv_snapshot_build_time_duration_secs", "Building one snapshot"),

@@ -24,6 +24,7 @@ use flotilla_raftstore::{
     BatchId, Effect, Event, Settings, Worker,
     apply::{Applier, ApplyTask, Change},
     dormancy::Counts,
+    frame,
     recover::Recovered,
     support::Support,
 };
@@ -218,31 +219,37 @@ impl Runner {
     }
 
     fn send(&self, store_id: u64, messages: Vec<RaftMessage>) {
-        let metrics = metrics();
-        let mut frame = Frame::default();
-        let mut bytes = 0;
+        let Frame { messages, heartbeats, answers } = frame::pack(self.store.store_id, store_id, messages);
+        let mut frame = Frame { messages: Vec::new(), heartbeats, answers };
+        let mut bytes = frame.encoded_len();
         for message in messages {
             let size = message.encoded_len() + 8;
-            if bytes + size > FRAME_BYTES && !frame.messages.is_empty() {
+            if bytes + size > FRAME_BYTES && bytes > 0 {
                 self.send_frame(store_id, std::mem::take(&mut frame));
                 bytes = 0;
             }
             bytes += size;
             frame.messages.push(message);
         }
-        metrics.messages_per_frame.observe(frame.messages.len() as f64);
         self.send_frame(store_id, frame);
     }
 
     fn send_frame(&self, store_id: u64, frame: Frame) {
         let metrics = metrics();
         let lane = u8::try_from(self.number).expect("the configuration bounds the number of workers");
+        let heartbeats = frame::heartbeats(&frame);
+        let messages = frame.messages.len() + heartbeats;
+        metrics.messages_per_frame.observe(messages as f64);
         if self.store.transport.send_frame(store_id, lane, frame.encode_to_vec().into()) {
             metrics.frames_sent.inc();
-            metrics.messages_sent.inc_by(frame.messages.len() as u64);
+            metrics.messages_sent.inc_by(messages as u64);
+            if heartbeats > 0 {
+                metrics.heartbeats_sent.inc_by(heartbeats as u64);
+                metrics.heartbeats_per_frame.observe(heartbeats as f64);
+            }
         } else {
-            metrics.messages_dropped.inc_by(frame.messages.len() as u64);
-            let mut regions: Vec<u64> = frame.messages.iter().map(|message| message.region_id).collect();
+            metrics.messages_dropped.inc_by(messages as u64);
+            let mut regions: Vec<u64> = frame::regions(&frame).collect();
             regions.dedup();
             self.store.inboxes[self.number].push(Event::Unsent { store_id, regions });
         }

@@ -228,11 +228,17 @@ impl World {
         }
         self.network.thin_out(from, to, &mut messages);
         let arrivals = self.network.arrivals_us(from, to, worker, &self.knobs, &mut self.rng);
-        if arrivals.is_empty() && self.rng.chance(500) {
-            let life = self.stores[store].life;
-            let regions = messages.iter().map(|message| message.region_id).collect();
-            let after = self.rng.within(self.knobs.delay_us);
-            self.schedule(after, Action::Unsent { store, life, worker, to, regions });
+        if arrivals.is_empty() {
+            if self.rng.chance(500) {
+                let life = self.stores[store].life;
+                let regions = messages.iter().map(|message| message.region_id).collect();
+                let after = self.rng.within(self.knobs.delay_us);
+                self.schedule(after, Action::Unsent { store, life, worker, to, regions });
+            }
+            return;
+        }
+        if self.knobs.coded_frames > 0 {
+            messages = self.network.carried(from, to, messages);
         }
         if let [once] = arrivals[..] {
             return self.schedule(once, Action::Frame { from, to, messages });
@@ -376,7 +382,15 @@ impl World {
 fn describe(from: u64, to: u64, message: &RaftMessage) -> String {
     let peers = (message.from.map_or(0, |peer| peer.id), message.to.map_or(0, |peer| peer.id));
     let head = format!("store {from} -> {to}: region {} {} -> {}", message.region_id, peers.0, peers.1);
-    let Some(raft) = &message.message else { return format!("{head}: tombstone at {:?}", message.epoch) };
+    let Some(raft) = &message.message else {
+        return match message {
+            RaftMessage { tombstone: true, epoch, .. } => format!("{head}: tombstone at {epoch:?}"),
+            RaftMessage { gone_below: least @ 1.., .. } => format!("{head}: gone, as are all below {least}"),
+            RaftMessage { leads_in: term @ 1.., .. } => format!("{head}: do you lead in {term}?"),
+            RaftMessage { leads_no_more_in: term @ 1.., .. } => format!("{head}: leads no more in {term}"),
+            _ => format!("{head}: am I a member?"),
+        };
+    };
     const KINDS: [&str; 14] = [
         "App",
         "AppResp",

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use flotilla_proto::store::RaftMessage;
+use flotilla_proto::store::{Frame, RaftMessage};
+use flotilla_raftstore::frame;
+use prost::Message as _;
 
 use crate::{knobs::Knobs, rng::Rng};
 
@@ -91,6 +93,13 @@ impl Network {
             arrivals.push(delay(rng));
         }
         arrivals
+    }
+
+    /// What comes out at the other end when messages share a frame: the bytes that a store sends are made and read.
+    pub fn carried(&self, from: u64, to: u64, messages: Vec<RaftMessage>) -> Vec<RaftMessage> {
+        let bytes = bytes::Bytes::from(frame::pack(from, to, messages).encode_to_vec());
+        let frame = Frame::decode(bytes).expect("what was encoded can be decoded");
+        frame::unpack(from, to, frame).expect("what was packed can be unpacked")
     }
 
     /// Remembers a message, perhaps.

@@ -162,7 +162,9 @@ fn other_text(other: &OtherPeer, to_leader: bool) -> String {
         None => "not heard of, as nothing was asked".to_owned(),
     };
     let mut text = format!("peer {} on store {}: {heard}", peer.id, peer.store_id);
-    if to_leader {
+    if other.gone {
+        text.push_str(", gone: its store says that it was removed there");
+    } else if to_leader {
         text.push_str(&match other.support_id {
             0 => ", not bound".to_owned(),
             id => format!(", bound under support {}", support_id(id)),
@@ -187,6 +189,7 @@ fn to_json(peer: &ExplainRegionResponse) -> Value {
             "heard_ms_ago": other.heard_ms_ago,
             "support_id": (other.support_id != 0).then(|| support_id(other.support_id)),
             "lag": other.lag,
+            "gone": other.gone,
         })
     });
     json!({
@@ -241,7 +244,9 @@ mod tests {
             supports: vec![support],
             ..LeaseView::default()
         };
-        let other = OtherPeer { peer: Some(peer(2)), support_id: support.id, lag: Some(0), heard_ms_ago: Some(9) };
+        let other =
+            OtherPeer { peer: Some(peer(2)), support_id: support.id, lag: Some(0), heard_ms_ago: Some(9), gone: false };
+        let gone = OtherPeer { peer: Some(peer(3)), lag: Some(4), gone: true, ..OtherPeer::default() };
         ExplainRegionResponse {
             store_id: 1,
             peer: Some(peer(1)),
@@ -251,7 +256,7 @@ mod tests {
             why: "left alone".to_owned(),
             wakes: vec!["a write".to_owned()],
             lease: Some(lease),
-            others: vec![other],
+            others: vec![other, gone],
             ..ExplainRegionResponse::default()
         }
     }
@@ -278,6 +283,7 @@ mod tests {
         for text in [
             "valid for 640 ms, by 1 of store 2 (support 3.1, 640 ms left)",
             "peer 12 on store 2: heard 9 ms ago, bound under support 3.1, has everything",
+            "peer 13 on store 3: not heard of, as nothing was asked, gone: its store says that it was removed there",
             "wakes for  a write",
             "to store 1 in term 6, under support 3.1, which has 500 ms left",
         ] {
