@@ -175,13 +175,14 @@ impl<S: Storage, O: Observer> Raft<S, O> {
                 message.term = self.term;
             }
         }
-        // A leader can put an old entry back in its place only when it was told that its successor does not match. As that waits for the
-        // successor to be durable, the end of every write of the old entry is known before.
+        // That rejections wait covers the other half of this bug: an entry comes back in the place of what had replaced it only after a
+        // rejection, and by then every write of it has ended.
         #[cfg(feature = "seeded-bugs")]
-        let at_once = crate::seeded::is(11) && message.kind == AppResp && message.reject;
-        #[cfg(not(feature = "seeded-bugs"))]
-        let at_once = false;
-        if message.kind.waits_for_durability() && !at_once {
+        if crate::seeded::is(11) && message.kind == AppResp && message.reject {
+            self.messages.push(message);
+            return;
+        }
+        if message.kind.waits_for_durability() {
             // Rejections too: they may rest on state that is not durable, and are rare.
             self.messages_after_append.push(message);
         } else {

@@ -40,8 +40,8 @@ impl World {
         let with = rng.pick(&followers);
         let left = rng.within((2, 6)) as u32;
         let until = self.now_us + rng.within((2_000, 8_000)) * 1000;
-        if rng.chance(500) {
-            self.stores[with].stalled_until_us = self.now_us + rng.within((200, 5_000)) * 1000;
+        if rng.chance(700) {
+            self.stores[with].stalled_until_us = self.now_us + rng.within((500, 5_500)) * 1000;
         }
         self.trace.note(&[17, region.id, with as u64, until]);
         self.say(|| format!("duet: the leaders of region {} with store {}, until {until}", region.id, with + 1));
@@ -82,7 +82,7 @@ impl World {
         duet.cuts = others.flat_map(|other| [(one, other), (other, one)]).collect();
         let cuts = duet.cuts.clone();
         // Somebody hears of the leader by a snapshot first: all that is sent before is lost.
-        let late = duet.rng.pick(&[Some(duet.with), former, None]).filter(|late| *late != store);
+        let late = duet.rng.pick(&[Some(duet.with), former, None, None]).filter(|late| *late != store);
         let muted_us = duet.rng.within((5, 500)) * 1000;
         self.say(|| format!("duet: store {one} leads region {region_id}; it reaches {with}, alone: {alone}"));
         for (from, to) in mended {
