@@ -177,6 +177,11 @@ impl<S: Storage, O: Observer> RawNode<S, O> {
             MessageType::App => {
                 check_append(message.term, message.log_term, message.index, &message.entries)?;
             }
+            // It was read after its sender had been replaced. A log that is ahead of its peer's term could be elected in a term that has a
+            // leader already, by members that came after that one's election and voted for nobody.
+            MessageType::Snap if message.snapshot.as_ref().is_some_and(|it| it.metadata.term > message.term) => {
+                return Err(StepError::Malformed("a snapshot is newer than its leader"));
+            }
             MessageType::Prop if message.entries.is_empty() => {
                 return Err(StepError::Malformed("a proposal without entries"));
             }

@@ -44,9 +44,15 @@ impl World {
         let (region, store, term) = rng.pick(&all);
         let store_id = self.stores[store].id;
         let others: Vec<Peer> = region.peers.iter().filter(|peer| peer.store_id != store_id).copied().collect();
-        let me = region.peers.iter().find(|peer| peer.store_id == store_id).copied();
-        let (Some(from), false) = (me, others.is_empty()) else { return };
-        let to = rng.pick(&others);
+        if !others.is_empty() {
+            self.send_unasked(store, &region, term, rng.pick(&others));
+        }
+    }
+
+    /// A leader's store sends a member a snapshot.
+    pub(crate) fn send_unasked(&mut self, store: usize, region: &Region, term: u64, to: Peer) {
+        let store_id = self.stores[store].id;
+        let Some(from) = region.peers.iter().find(|peer| peer.store_id == store_id).copied() else { return };
         let applied = apply_state(self.stores[store].disk.borrow().newest(), region.id);
         self.say(|| {
             format!("store {}: is made to send a snapshot of region {} to peer {}", store + 1, region.id, to.id)

@@ -160,6 +160,14 @@ impl Disk {
         &self.durable
     }
 
+    /// The batches that a power cut may lose.
+    pub fn unsynced(&self) -> impl Iterator<Item = &WriteBatch> {
+        self.pending.iter().filter_map(|step| match step {
+            Step::Write(batch) => Some(batch),
+            Step::Clear(..) | Step::Ingest(_) => None,
+        })
+    }
+
     fn burn(&mut self) -> bool {
         match &mut self.fails_after {
             Some(0) => self.failed = true,

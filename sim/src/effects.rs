@@ -202,6 +202,7 @@ impl World {
                 if is_leader {
                     self.check_election(store, region_id, term);
                     self.spring_ambush(Awaited::Elected, store);
+                    self.elected_in_duet(store, region_id);
                 }
                 self.trace.note(&[19, place, region_id, term, leader, u64::from(is_leader)]);
                 self.say(|| {
@@ -254,7 +255,8 @@ impl World {
 
     pub(crate) fn deliver_frame(&mut self, from: u64, to: u64, messages: Vec<RaftMessage>) {
         let store = self.place(to);
-        if !self.stores[store].up {
+        let lane = messages.first().map(|message| worker_of(message.region_id, self.knobs.workers));
+        if !self.stores[store].up || lane.is_some_and(|lane| self.network.is_severed(from, to, lane)) {
             return;
         }
         let mut shares = vec![Vec::new(); self.knobs.workers];

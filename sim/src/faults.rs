@@ -8,6 +8,7 @@ use flotilla_proto::store::{Peer, PeerRole};
 
 use crate::{
     disk::Copy,
+    duet::Duet,
     knobs::Knobs,
     network::LIVENESS_LANE,
     rng::Rng,
@@ -48,11 +49,13 @@ pub enum Fault {
     Ambush,
     /// No fault, but it comes the same way: the administrator does something.
     Admin,
+    /// The leaders of a region are left alone with one follower, one after the other.
+    Duet,
 }
 
 impl Fault {
     /// All kinds.
-    pub const ALL: [Fault; 15] = [
+    pub const ALL: [Fault; 16] = [
         Fault::Crash,
         Fault::Cut,
         Fault::Pause,
@@ -68,6 +71,7 @@ impl Fault {
         Fault::Orphan,
         Fault::Ambush,
         Fault::Admin,
+        Fault::Duet,
     ];
 
     /// As the command line has it.
@@ -88,6 +92,7 @@ impl Fault {
             Fault::Orphan => "orphan",
             Fault::Ambush => "ambush",
             Fault::Admin => "admin",
+            Fault::Duet => "duet",
         }
     }
 
@@ -109,6 +114,7 @@ impl Fault {
             Fault::Orphan => &mut knobs.orphan_every_ms,
             Fault::Ambush => &mut knobs.ambush_every_ms,
             Fault::Admin => &mut knobs.admin_every_ms,
+            Fault::Duet => &mut knobs.duet_every_ms,
         }
     }
 }
@@ -147,12 +153,13 @@ pub(crate) struct Faults {
     copy: Option<(usize, Copy)>,
     /// What lies in wait, and for what.
     ambush: Option<(Awaited, Rng)>,
+    pub(crate) duet: Option<Duet>,
 }
 
 impl Faults {
     pub fn new(seed: u64) -> Faults {
         let streams = Fault::ALL.into_iter().map(|fault| (fault, (Rng::new(seed ^ ((fault as u64 + 1) << 40)), 0)));
-        Faults { streams: streams.collect(), happened: Vec::new(), copy: None, ambush: None }
+        Faults { streams: streams.collect(), happened: Vec::new(), copy: None, ambush: None, duet: None }
     }
 
     fn rng(&mut self, fault: Fault) -> &mut Rng {
@@ -213,6 +220,7 @@ impl World {
                 self.faults.ambush = Some((awaited, rng));
             }
             Fault::Admin => self.administer(&mut rng),
+            Fault::Duet => self.begin_duet(rng, number),
         }
     }
 
@@ -580,6 +588,7 @@ impl World {
         self.ended = true;
         self.network.healed = true;
         self.network.mend_all();
+        self.faults.duet = None;
         self.say(|| "heal".to_owned());
         for store in 0..self.stores.len() {
             let owner = &mut self.stores[store];

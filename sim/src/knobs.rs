@@ -175,6 +175,8 @@ knobs! {
     orphan_every_ms: u64,
     /// A fault lies in wait for an election, a split or the like about this often.
     ambush_every_ms: u64,
+    /// The leaders of a region are left alone with one follower, one after the other, about this often.
+    duet_every_ms: u64,
     /// In every eight seconds the clients rest for so long, and regions go to sleep.
     rest_ms: u64,
     /// The administrator does something about this often.
@@ -240,6 +242,7 @@ impl Knobs {
             stuck_ms: (50, 2_000),
             orphan_every_ms: 0,
             ambush_every_ms: 0,
+            duet_every_ms: 0,
             rest_ms: 0,
             admin_every_ms: 0,
             placed: 0,
@@ -340,6 +343,23 @@ impl Knobs {
         self.orphan_every_ms = rng.pick(&[0, 0, 0, 3_000]);
         self.ambush_every_ms = rng.pick(&[0, 0, 500, 2_000]);
         self.rest_ms = rng.pick(&[0, 0, 0, 3_000]);
+        self.duet_every_ms = rng.pick(&[0, 0, 0, 4_000]);
+        if self.duet_every_ms > 0 && rng.chance(500) {
+            self.let_duets_be_heard();
+        }
+    }
+
+    /// Several elections in a row go as they are meant to only where little else happens, and others have a quorum only among five.
+    fn let_duets_be_heard(&mut self) {
+        for fault in Fault::ALL {
+            if ![Fault::Duet, Fault::Admin, Fault::Replay].contains(&fault) {
+                *fault.every_ms(self) = 0;
+            }
+        }
+        self.loss = 0;
+        self.rest_ms = 0;
+        self.placed = 0;
+        self.replicas = ((self.stores - 1) / 2 * 2 + 1).min(5);
     }
 
     /// In half of the seeds the placement driver runs, and in half of these stores are lost; then nobody else changes members, so that a

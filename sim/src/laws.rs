@@ -6,7 +6,7 @@ use std::{
 };
 
 use flotilla_proto::{
-    disk::{Cf, WriteBatch, WriteOp, parse_log_index, truncated_state_key},
+    disk::{Cf, WriteBatch, WriteOp, log_key, parse_log_index, truncated_state_key},
     flotilla::raft as wire_raft,
     store::{Epoch, Peer, PeerRole, PeerState, PeerStatus, RaftMessage, Region, RegionError, TruncatedState},
 };
@@ -56,6 +56,8 @@ pub(crate) struct Laws {
     pub broken: Option<String>,
     /// (region, term) → peer.
     leaders: BTreeMap<(u64, u64), u64>,
+    /// (region, term) → where the terms begin in the log that the leader of that term began with: all else in its log is of that term.
+    began_with: BTreeMap<(u64, u64), Vec<(u64, u64)>>,
     /// (region, index) → entry.
     committed: Map<(u64, u64), Committed>,
     /// region → (term in which it was known to be committed → highest such index).
@@ -127,6 +129,7 @@ impl Laws {
             if view.last_term != view.term {
                 return Err(at(&format!("a leader begins with an entry of its own term {}", view.term)));
             }
+            self.began_with.entry((region_id, view.term)).or_insert_with(|| terms_of(worker, view));
             let earlier = self.committed_in.get(&region_id);
             let index = earlier.and_then(|terms| terms.range(..view.term).map(|(_, index)| *index).max());
             if let Some(index) = index
@@ -163,6 +166,13 @@ impl Laws {
             let disk = stores[store].disk.borrow();
             if !holds(disk.durable(), region_id, view.stable, term) {
                 return Err(at(&format!("what a group takes for durable is so: {} of term {term}", view.stable)));
+            }
+            let queued = stores[store].log.iter().map(|queued| &queued.write);
+            if queued.chain(disk.unsynced()).any(|write| touches_log(write, region_id, (view.truncated, view.stable))) {
+                return Err(at(&format!(
+                    "what a group takes for durable is so: {} of term {term} is still to be written",
+                    view.stable
+                )));
             }
         }
         let epochs = (old.map_or((0, 0), |old| rank(old.region.epoch)), rank(view.region.epoch));
@@ -260,20 +270,32 @@ impl Laws {
             if truncated(durable, region_id) < raft.index && durable.log_term(region_id, raft.index).is_none() {
                 return Err(at(&format!("entries are durable before they are acknowledged: up to {}", raft.index)));
             }
-            let leader = &stores[place_of(stores, message.to.map_or(0, |peer| peer.store_id))];
-            let leader = leader.lanes.get(worker).map(|lane| &lane.worker);
-            let leads = |view: &PeerView<'_>| view.peer_id == to && view.is_leader && view.term == raft.term;
-            if let Some(leader) = leader
-                && leader.view(region_id).is_some_and(|view| leads(&view) && view.truncated < raft.index)
-                // An acknowledgement may leave when the next leader has already put something else in its place.
-                && stores[store].lanes[worker].worker.view(region_id).is_some_and(|view| view.term == raft.term)
-                && let Some(here) = stores[store].lanes[worker].worker.log_term(region_id, raft.index)
-                && leader.log_term(region_id, raft.index) != Some(here)
+            // An acknowledgement may leave when the peer is in a later term, and has something else in its place.
+            let sender = &stores[store].lanes[worker].worker;
+            let view =
+                sender.view(region_id).filter(|view| view.term == raft.term && view.peer_id == from && view.alive);
+            if let Some(view) = view
+                && !self.leader_has(region_id, raft.term, raft.index, sender.log_term(region_id, raft.index), view.last)
             {
-                return Err(at(&format!("what is acknowledged to a leader is in its log: {} of {here}", raft.index)));
+                let here = sender.log_term(region_id, raft.index);
+                return Err(at(&format!(
+                    "what is acknowledged to a leader is in its log: {} of {here:?} in term {}",
+                    raft.index, raft.term
+                )));
             }
         }
         Ok(())
+    }
+
+    /// Whether an entry of a log that ends at `last` can be in the log of the leader of a term, as far as can be seen.
+    fn leader_has(&self, region_id: u64, term: u64, index: u64, of: Option<u64>, last: u64) -> bool {
+        let Some(of) = of else { return index <= last };
+        let Some(began_with) = self.began_with.get(&(region_id, term)) else { return true };
+        // What lies before the first of these was cut off.
+        match began_with.iter().rfind(|(first, _)| *first <= index) {
+            Some((_, there)) => *there == of,
+            None => true,
+        }
     }
 
     /// Data at an index is the same everywhere and always.
@@ -285,6 +307,28 @@ impl Laws {
         }
         Err(format!("replicas are equal at equal index: region {} at {index}", region.id))
     }
+}
+
+/// Where the terms in a peer's log begin, from its start.
+fn terms_of(worker: &Worker<SharedDisk>, view: &PeerView<'_>) -> Vec<(u64, u64)> {
+    let mut terms: Vec<(u64, u64)> = Vec::new();
+    for index in view.truncated + 1..=view.last {
+        let Some(term) = worker.log_term(view.region.id, index) else { continue };
+        if terms.last().is_none_or(|last| last.1 != term) {
+            terms.push((index, term));
+        }
+    }
+    terms
+}
+
+/// Whether a batch changes entries of a region's log after the first index and up to the second.
+fn touches_log(batch: &WriteBatch, region_id: u64, (after, up_to): (u64, u64)) -> bool {
+    let (start, end) = (log_key(region_id, after + 1), log_key(region_id, up_to + 1));
+    batch.ops().iter().any(|op| match op {
+        WriteOp::Put { cf: Cf::Raft, key, .. } | WriteOp::Delete { cf: Cf::Raft, key } => (&start..&end).contains(&key),
+        WriteOp::DeleteRange { cf: Cf::Raft, start: from, end: to } => from < &end && &start < to && from < to,
+        WriteOp::Put { .. } | WriteOp::Delete { .. } | WriteOp::DeleteRange { .. } => false,
+    })
 }
 
 fn entry_hash(entry: &Entry) -> u64 {

@@ -15,6 +15,7 @@ pub mod campaign;
 pub mod client;
 pub mod directory;
 pub mod disk;
+mod duet;
 pub mod effects;
 pub mod faults;
 pub mod finale;

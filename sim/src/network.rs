@@ -22,6 +22,8 @@ pub struct Network {
     lane_cuts: BTreeSet<(u64, u64, usize)>,
     /// The same for the messages of one region: frames are split, and parts of them dropped.
     region_cuts: BTreeSet<(u64, u64, u64)>,
+    /// Lanes of one direction on which what is under way does not arrive either.
+    severed: BTreeSet<(u64, u64, usize)>,
     /// No loss, no delay beyond the usual: the end of a run.
     pub healed: bool,
     hoard: Vec<(u64, u64, RaftMessage)>,
@@ -37,6 +39,7 @@ impl Network {
     /// Mends one direction.
     pub fn mend(&mut self, from: u64, to: u64) {
         self.cuts.remove(&(from, to));
+        self.severed.retain(|(one, other, _)| (*one, *other) != (from, to));
     }
 
     /// Cuts one lane of one direction.
@@ -47,6 +50,24 @@ impl Network {
     /// Mends one lane of one direction.
     pub fn mend_lane(&mut self, from: u64, to: u64, lane: usize) {
         self.lane_cuts.remove(&(from, to, lane));
+        self.severed.remove(&(from, to, lane));
+    }
+
+    /// Cuts one lane of one direction, and what is under way there is lost unless it is mended before that arrives.
+    pub fn sever_lane(&mut self, from: u64, to: u64, lane: usize) {
+        self.cut_lane(from, to, lane);
+        self.severed.insert((from, to, lane));
+    }
+
+    /// The same for a whole direction.
+    pub fn sever(&mut self, from: u64, to: u64, lanes: usize) {
+        self.cut(from, to);
+        self.severed.extend((0..lanes).map(|lane| (from, to, lane)));
+    }
+
+    /// Whether a frame that has been under way on this lane is lost.
+    pub fn is_severed(&self, from: u64, to: u64, lane: usize) -> bool {
+        self.severed.contains(&(from, to, lane))
     }
 
     /// Lets the messages of one region not pass in one direction.
@@ -71,6 +92,7 @@ impl Network {
         self.cuts.clear();
         self.region_cuts.clear();
         self.lane_cuts.clear();
+        self.severed.clear();
     }
 
     /// Whether nothing passes from one store to the other.

@@ -1,7 +1,7 @@
 //! Driving a world by hand: for named scenarios.
 
 use flotilla_proto::store::{ChangePeer, Peer, PeerChangeKind, PeerRole, PeerState, Region, Split, SplitChild};
-use flotilla_raftstore::{Command, Target, contains};
+use flotilla_raftstore::{Command, Target, contains, recover::worker_of};
 
 use crate::{
     client::{Answer, Owner, Request, Wish},
@@ -79,6 +79,19 @@ impl World {
         let target = Target { region_id, ..Target::default() };
         let wishes = vec![(key.to_vec().into(), Wish::Get)];
         self.ask(Owner::Script, store, Request::Data { target, wishes });
+    }
+
+    /// The lane on which the messages of a region go.
+    pub fn lane_of(&self, region_id: u64) -> usize {
+        worker_of(region_id, self.knobs.workers)
+    }
+
+    /// Has the leader of a region send a snapshot to the peer on a store, which has not asked for it.
+    pub fn force_a_snapshot_to(&mut self, region_id: u64, store: usize) {
+        let (region, leader, term) = self.leaders().remove(&region_id).expect("somebody leads");
+        let store_id = self.stores[store].id;
+        let peer = *region.peers.iter().find(|peer| peer.store_id == store_id).expect("a member is there");
+        self.send_unasked(leader, &region, term, peer);
     }
 
     fn insist(&mut self, key: &[u8], request: impl Fn(&Region) -> Request) -> Answer {

@@ -48,6 +48,8 @@ pub(crate) enum Action {
     MendLane { from: u64, to: u64, lane: usize },
     MendRegion { from: u64, to: u64, region_id: u64 },
     Strike { store: usize, rng: Rng },
+    Duet { store: usize, region_id: u64 },
+    DuetEnds { number: u32 },
     Fault(Fault),
     Placing(Happening),
 }
@@ -312,6 +314,8 @@ impl World {
             Action::MendLane { from, to, lane } => self.network.mend_lane(from, to, lane),
             Action::MendRegion { from, to, region_id } => self.network.mend_region(from, to, region_id),
             Action::Strike { store, rng } => self.strike(store, rng),
+            Action::Duet { store, region_id } => self.next_duet(store, region_id),
+            Action::DuetEnds { number } => self.end_duet(number),
             Action::Fault(fault) => self.fault(fault),
             Action::Placing(happening) => self.placing(happening),
         }

@@ -145,3 +145,62 @@ fn a_lease_that_lasts_over_a_split_overlaps_with_the_childs() {
         Ok(world)
     });
 }
+
+fn five(seed: u64) -> (World, u64, usize, Vec<usize>) {
+    led(Knobs { stores: 5, replicas: 5, tick_ms: 20, sleep_ticks: 0, ..Knobs::calm(seed) })
+}
+
+fn sever(world: &mut World, store: usize, but: Option<usize>) {
+    for other in (0..world.stores.len()).filter(|other| *other != store && Some(*other) != but) {
+        let (one, other) = (store as u64 + 1, other as u64 + 1);
+        world.network.sever(one, other, world.knobs.workers);
+        world.network.sever(other, one, world.knobs.workers);
+    }
+}
+
+/// Writes that nobody can commit; then waits until another one leads, and cuts that one off, too, but from the follower.
+fn next_alone(world: &mut World, region: u64, leader: usize, with: usize) -> usize {
+    let term = world.leaders().get(&region).map_or(0, |(_, _, term)| *term);
+    for _ in 0..3 {
+        world.send_put(leader, region, KEY);
+    }
+    world.wait_until("another leads", |world| world.leaders().get(&region).is_some_and(|leads| leads.2 > term));
+    let next = world.leaders()[&region].1;
+    world.network.mend_all();
+    sever(world, next, Some(with));
+    next
+}
+
+#[test]
+fn an_acknowledgement_of_what_was_not_compared_covers_what_the_leader_lacks() {
+    harms(10, "what is acknowledged to a leader is in its log", |seed| {
+        // A follower has what only the former leader knew, and hears of the next one by a snapshot first.
+        let (mut world, region, leader, followers) = five(seed);
+        let with = followers[0];
+        sever(&mut world, leader, Some(with));
+        let next = next_alone(&mut world, region, leader, with);
+        world.network.sever_lane(next as u64 + 1, with as u64 + 1, world.lane_of(region));
+        world.force_a_snapshot_to(region, with);
+        world.run_for_ms(300);
+        world.network.mend_all();
+        world.run_for_ms(2_000);
+        Ok(world)
+    });
+}
+
+#[test]
+fn a_write_of_a_former_term_does_not_stand_for_the_same_entry_again() {
+    harms(11, "what a group takes for durable is so", |seed| {
+        // While its first write of an entry hangs, a follower replaces that entry, and gets it back from the leader that comes again.
+        let (mut world, region, leader, followers) = five(seed);
+        let with = followers[0];
+        sever(&mut world, leader, Some(with));
+        world.stores[with].stalled_until_us = world.now_us + 3_000_000;
+        let next = next_alone(&mut world, region, leader, with);
+        next_alone(&mut world, region, next, with);
+        world.run_for_ms(2_000);
+        world.network.mend_all();
+        world.run_for_ms(2_000);
+        Ok(world)
+    });
+}

@@ -120,15 +120,11 @@ impl<S: Storage, O: Observer> Raft<S, O> {
         let Message { from, log_term, index, entries, commit, .. } = message;
         if index < self.log.committed {
             // What is committed is known to match; an old message, or a leader that does not know how far we are.
-            self.send(Message { index: self.log.committed, ..Message::new(MessageType::AppResp, from) });
-            return;
+            return self.acknowledge(from, self.log.committed);
         }
         let prev = EntryId { term: log_term, index };
         if let Some(last) = self.log.maybe_append(prev, entries, commit, &mut self.obs) {
-            #[cfg(feature = "seeded-bugs")]
-            let last = if crate::seeded::is(10) { self.log.last_index() } else { last };
-            self.send(Message { index: last, ..Message::new(MessageType::AppResp, from) });
-            return;
+            return self.acknowledge(from, last);
         }
         debug!(
             self.obs,
@@ -173,7 +169,14 @@ impl<S: Storage, O: Observer> Raft<S, O> {
             self.obs,
             "{:x} [commit: {}] {verdict} snapshot [index: {index}, term: {term}]", self.config.id, self.log.committed
         );
-        self.send(Message { index: acked, ..Message::new(MessageType::AppResp, message.from) });
+        self.acknowledge(message.from, acked);
+    }
+
+    /// Tells the leader up to where this log is known to equal its own.
+    fn acknowledge(&mut self, leader: u64, index: u64) {
+        #[cfg(feature = "seeded-bugs")]
+        let index = if crate::seeded::is(10) { self.log.last_index() } else { index };
+        self.send(Message { index, ..Message::new(MessageType::AppResp, leader) });
     }
 
     /// Replaces log and configuration by those of `snapshot`. False if there is no need for it, or it is not for us.

@@ -311,6 +311,25 @@ fn malformed_appends_change_nothing() {
     }
 }
 
+/// A store reads a snapshot some time after it was asked for, when another one leads, perhaps. Its receiver got a log whose last term was
+/// beyond its own, and could have been elected in that term a second time.
+#[test]
+fn a_snapshot_that_is_newer_than_its_leader_changes_nothing() {
+    let mut peer = Peer::new(1, &[1, 2, 3]);
+    let snapshot = |term| {
+        let conf_state = ConfState { voters: vec![1, 2, 3], ..ConfState::default() };
+        let metadata = SnapshotMetadata { index: 9, term, conf_state };
+        let snapshot = Some(Box::new(Snapshot { metadata, ..Snapshot::default() }));
+        Message { snapshot, ..message(Snap, 2, 1, 4) }
+    };
+    let stepped = peer.node.step(snapshot(5));
+    assert!(matches!(stepped, Err(StepError::Malformed(_))), "{stepped:?}");
+    assert_eq!((peer.node.term(), peer.node.last_index()), (0, 0));
+    assert!(!peer.node.has_ready());
+    peer.node.step(snapshot(4)).unwrap();
+    assert_eq!((peer.node.term(), peer.node.last_index(), peer.node.last_term()), (4, 9, 4));
+}
+
 /// TestRawNodeStatus, TestProgressLeader.
 #[test]
 fn a_status_has_the_progress_of_everyone_on_the_leader_only() {
