@@ -7,7 +7,7 @@ use flotilla_proto::store::{Peer, PeerRole, Space};
 
 use crate::{
     Placement,
-    directory::Entry,
+    entry::Entry,
     journal::Seq,
     limits,
     operators::{Flight, Step},
@@ -26,7 +26,7 @@ impl Placement {
             return;
         };
         let entry = self.directory.get(region_id).expect("a led region is in the directory");
-        let flight = Flight::new(Step::TransferLeader { to }, entry, now_ms, Seq::LOADED);
+        let flight = Flight::new(Step::TransferLeader { to }, &entry, now_ms, Seq::LOADED);
         self.operators.begin(region_id, flight);
         self.operators.last_move_ms = Some(now_ms);
     }
@@ -66,7 +66,7 @@ impl Placement {
         for entry in self.directory.led_after(from, self.operators.balance_at, limit) {
             last = entry.region.id;
             let is_system = entry.region.space == Space::System as i32;
-            if let Some(to) = target(entry).filter(|_| !is_system) {
+            if let Some(to) = target(&entry).filter(|_| !is_system) {
                 found = Some((entry.region.id, to));
                 break;
             }

@@ -5,13 +5,12 @@
 //! are durable in the system group; leaders and lagging peers are gathered anew after a change of the driver.
 
 use alloc::{
-    boxed::Box,
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     vec::Vec,
 };
-use core::ops::Bound;
+use core::ops::Bound::{Excluded, Included, Unbounded};
 
-use bytes::Bytes;
 use flotilla_proto::{
     placement::RegionInfo,
     store::{PeerRole, Region, Space},
@@ -19,45 +18,12 @@ use flotilla_proto::{
 
 use crate::{
     Write,
+    entry::{ByPlace, Entry, Packed, place},
     ghosts::Ghosts,
     keys::{self, Record},
     limits,
-    report::{self, Leader, Report},
+    report::{self, Report},
 };
-
-/// A region and what was last reported of it.
-pub(crate) struct Entry {
-    pub region: Region,
-    pub leader: Option<Leader>,
-    pub pending: Vec<u64>,
-    pub down: Vec<u64>,
-    /// Whether this driver had a report of it; otherwise `region` is what a predecessor knew.
-    pub reported: bool,
-    /// When this driver first saw this epoch.
-    pub epoch_since_ms: u64,
-    /// Learners that an administrator added: not to be promoted.
-    pub foreign: Vec<u64>,
-}
-
-impl Entry {
-    pub fn info(&self) -> RegionInfo {
-        RegionInfo {
-            region: Some(self.region.clone()),
-            leader: self.leader.and_then(|leader| report::peer(&self.region, leader.peer_id).copied()),
-            pending_peers: self.pending.clone(),
-            down_peers: self.down.clone(),
-            leader_term: self.leader.map_or(0, |leader| leader.term),
-        }
-    }
-
-    /// The place of its range in the directory.
-    fn place(&self) -> Place {
-        (self.region.space(), self.region.start_key.clone())
-    }
-}
-
-/// Where a region begins.
-type Place = (Space, Bytes);
 
 /// What a report changed.
 #[derive(Debug, Default, PartialEq)]
@@ -68,14 +34,14 @@ pub(crate) struct Change {
     pub displaced: Vec<u64>,
 }
 
-/// Invariants: `by_start` and `by_id` hold the same regions; ranges of one space never overlap; `on_store` and `led_by` follow
-/// from `by_id` and have neither zeros nor empty sets.
+/// Invariants: `by_place` and `by_id` hold the same regions; ranges of one space never overlap; `on_store` and `led_on` count what is in
+/// `by_id`, and have no zeros.
 #[derive(Default)]
 pub(crate) struct Directory {
-    by_id: BTreeMap<u64, Box<Entry>>,
-    by_start: BTreeMap<Place, u64>,
-    on_store: BTreeMap<u64, usize>,
-    led_by: BTreeMap<u64, BTreeSet<u64>>,
+    by_id: BTreeMap<u64, Arc<Packed>>,
+    by_place: BTreeSet<ByPlace>,
+    on_store: Tally,
+    led_on: Tally,
     ghosts: Ghosts,
 }
 
@@ -84,8 +50,8 @@ impl Directory {
         self.by_id.len()
     }
 
-    pub fn get(&self, region_id: u64) -> Option<&Entry> {
-        self.by_id.get(&region_id).map(Box::as_ref)
+    pub fn get(&self, region_id: u64) -> Option<Entry> {
+        self.by_id.get(&region_id).map(|packed| packed.unpack())
     }
 
     /// What a predecessor left, newest first; a region that overlaps a newer one is dropped, and so are its pairs.
@@ -119,8 +85,8 @@ impl Directory {
         foreign: impl FnOnce(Option<&Entry>, &Region) -> Vec<u64>,
     ) -> Option<Change> {
         let epoch = report::epoch(&report.region);
-        let old = self.by_id.get(&report.region.id);
-        if let Some(old) = old {
+        let old = self.get(report.region.id);
+        if let Some(old) = &old {
             let known = report::epoch(&old.region);
             let term = old.leader.map_or(0, |leader| leader.term);
             if epoch.version < known.version || epoch.conf_ver < known.conf_ver || report.leader.term < term {
@@ -128,27 +94,27 @@ impl Directory {
             }
         }
         let overlapping = self.overlapping(&report.region);
-        let version = |id| report::epoch(&self.by_id[id].region).version;
+        let version = |id| report::epoch(&self.by_id[id].unpack().region).version;
         if overlapping.iter().any(|id| version(id) > epoch.version) {
             return None;
         }
-        let foreign = foreign(old.map(Box::as_ref), &report.region);
+        let foreign = foreign(old.as_ref(), &report.region);
         let mut writes = Vec::new();
-        if old.is_none_or(|old| old.region != report.region) {
+        if old.as_ref().is_none_or(|old| old.region != report.region) {
             writes.push(Record::Region(report.region.clone()).write());
         }
         let same_epoch = old.filter(|old| report::epoch(&old.region) == epoch);
         let epoch_since_ms = same_epoch.map_or(now_ms, |old| old.epoch_since_ms);
         if let Some(old) = self.unlink(report.region.id)
-            && !covers(&report.region, &old.region)
+            && !covers(&report.region, &old)
         {
-            self.ghosts.keep(old.info());
+            self.ghosts.keep(old);
         }
         for &id in &overlapping {
             let old = self.unlink(id).expect("an overlapping region is in the directory");
             writes.push(Write::delete(keys::region_key(id)));
-            if !covers(&report.region, &old.region) {
-                self.ghosts.keep(old.info());
+            if !covers(&report.region, &old) {
+                self.ghosts.keep(old);
             }
         }
         self.link(Entry {
@@ -165,16 +131,11 @@ impl Directory {
 
     /// After a full report: what a store did not name it does not lead. Answers the regions that lost their leader.
     pub fn keep_led(&mut self, store_id: u64, reported: &BTreeSet<u64>) -> Vec<u64> {
-        let Some(led) = self.led_by.get_mut(&store_id) else {
-            return Vec::new();
-        };
-        let lost: Vec<u64> = led.difference(reported).copied().collect();
-        for id in &lost {
-            led.remove(id);
-            self.by_id.get_mut(id).expect("a led region is in the directory").leader = None;
-        }
-        if led.is_empty() {
-            self.led_by.remove(&store_id);
+        let led = self.by_id.values().filter(|packed| packed.leader_store == store_id).map(|packed| packed.id);
+        let lost: Vec<u64> = led.filter(|id| !reported.contains(id)).collect();
+        for &id in &lost {
+            let entry = self.unlink(id).expect("a led region is in the directory").unpack();
+            self.link(Entry { leader: None, ..entry });
         }
         lost
     }
@@ -182,131 +143,131 @@ impl Directory {
     // ---- Questions ----
 
     /// The region that holds a key, or held it when last heard of.
-    pub fn find(&self, space: Space, key: &Bytes) -> Option<RegionInfo> {
-        match self.holder(space, key) {
-            Some(entry) => Some(entry.info()),
-            None => self.ghosts.find(space, key).cloned(),
-        }
+    pub fn find(&self, space: Space, key: &[u8]) -> Option<RegionInfo> {
+        let found = self.holder(space, key).or_else(|| self.ghosts.find(space, key));
+        found.map(|packed| packed.unpack().into_info())
     }
 
     /// The region that ends where the one that holds the key begins.
-    pub fn find_previous(&self, space: Space, key: &Bytes) -> Option<RegionInfo> {
-        let place = self.holder(space, key)?.place();
-        let (_, id) = self.by_start.range(..&place).next_back()?;
-        let previous = &self.by_id[id];
-        let adjacent = previous.region.space() == space && previous.region.end_key == place.1;
-        adjacent.then(|| previous.info())
+    pub fn find_previous(&self, space: Space, key: &[u8]) -> Option<RegionInfo> {
+        let holder = self.holder(space, key)?;
+        let ByPlace(previous) = self.by_place.range::<[u8], _>((Unbounded, Excluded(holder.place()))).next_back()?;
+        let adjacent = previous.is_in(space) && previous.end_key() == holder.start_key();
+        adjacent.then(|| previous.unpack().into_info())
     }
 
     /// Regions that touch [start, end) in key order, at most `limit`; only those with a peer on `store_id` if that is not 0.
-    pub fn scan(&self, space: Space, start: &Bytes, end: &Bytes, limit: usize, store_id: u64) -> Vec<RegionInfo> {
+    pub fn scan(&self, space: Space, start: &[u8], end: &[u8], limit: usize, store_id: u64) -> Vec<RegionInfo> {
         if !end.is_empty() && start >= end {
             return Vec::new();
         }
-        let first = self.holder(space, start).map_or((space, start.clone()), Entry::place);
-        let before_end = |((s, start), _): &(&Place, &u64)| *s == space && (end.is_empty() || start < end);
-        let wanted = |entry: &&Entry| store_id == 0 || entry.region.peers.iter().any(|peer| peer.store_id == store_id);
-        let entries = self.by_start.range(first..).take_while(before_end).map(|(_, id)| &*self.by_id[id]);
-        entries.filter(wanted).take(limit).map(Entry::info).collect()
+        let wanted = |entry: &Entry| store_id == 0 || entry.region.peers.iter().any(|peer| peer.store_id == store_id);
+        let entries = self.touching(space, start, end).map(|packed| packed.unpack());
+        entries.filter(wanted).take(limit).map(Entry::into_info).collect()
     }
 
     /// How many regions have a peer on a store.
     pub fn peers_on(&self, store_id: u64) -> usize {
-        self.on_store.get(&store_id).copied().unwrap_or(0)
+        self.on_store.of(store_id)
     }
 
     /// How many users' regions a store leads.
     pub fn leaders_on(&self, store_id: u64) -> usize {
-        let all = self.led_by.get(&store_id).map_or(0, BTreeSet::len);
-        let system = self.system().and_then(|entry| entry.leader).is_some_and(|leader| leader.store_id == store_id);
-        all - usize::from(system)
+        let system = self.holder(Space::System, b"").is_some_and(|packed| packed.leader_store == store_id);
+        self.led_on.of(store_id) - usize::from(system)
     }
 
     /// Up to `limit` regions that a store leads, by id, beginning after `after`.
-    pub fn led_after(&self, store_id: u64, after: u64, limit: usize) -> impl Iterator<Item = &Entry> {
-        let led = self.led_by.get(&store_id).into_iter();
-        led.flat_map(move |led| led.range((Bound::Excluded(after), Bound::Unbounded)))
-            .take(limit)
-            .map(|id| &*self.by_id[id])
+    pub fn led_after(&self, store_id: u64, after: u64, limit: usize) -> impl Iterator<Item = Entry> {
+        let entries = self.by_id.range((Excluded(after), Unbounded)).map(|(_, packed)| packed);
+        entries.filter(move |packed| packed.leader_store == store_id).take(limit).map(|packed| packed.unpack())
     }
 
     /// Up to `limit` region ids after `after`.
     pub fn ids_after(&self, after: u64, limit: usize) -> impl Iterator<Item = u64> {
-        self.by_id.range((Bound::Excluded(after), Bound::Unbounded)).take(limit).map(|(&id, _)| id)
+        self.by_id.range((Excluded(after), Unbounded)).take(limit).map(|(&id, _)| id)
     }
 
     /// Regions that have a learner: after loading, what a predecessor was busy with.
     pub fn with_learners(&self) -> impl Iterator<Item = u64> {
         let has_learner = |entry: &Entry| entry.region.peers.iter().any(|peer| peer.role() == PeerRole::Learner);
-        self.by_id.iter().filter(move |(_, entry)| has_learner(entry)).map(|(&id, _)| id)
+        self.by_id.values().filter(move |packed| has_learner(&packed.unpack())).map(|packed| packed.id)
     }
 
-    fn system(&self) -> Option<&Entry> {
-        self.holder(Space::System, &Bytes::new())
+    fn holder(&self, space: Space, key: &[u8]) -> Option<&Packed> {
+        let place = place(space, key);
+        let ByPlace(packed) = self.by_place.range::<[u8], _>((Unbounded, Included(&place[..]))).next_back()?;
+        (packed.is_in(space) && packed.holds(key)).then_some(packed)
     }
 
-    fn holder(&self, space: Space, key: &Bytes) -> Option<&Entry> {
-        let (_, id) = self.by_start.range(..=(space, key.clone())).next_back()?;
-        let entry = &self.by_id[id];
-        (entry.region.space() == space && report::holds(&entry.region, key)).then_some(entry)
+    /// Regions that touch [start, end), in key order.
+    fn touching<'a>(&'a self, space: Space, start: &[u8], end: &'a [u8]) -> impl Iterator<Item = &'a Packed> {
+        let first = self.holder(space, start).map_or_else(|| place(space, start), |packed| packed.place().to_vec());
+        let packed = self.by_place.range::<[u8], _>((Included(&first[..]), Unbounded)).map(|ByPlace(packed)| &**packed);
+        packed.take_while(move |packed| packed.is_in(space) && (end.is_empty() || packed.start_key() < end))
     }
 
     /// Other regions whose range overlaps this one's.
     fn overlapping(&self, region: &Region) -> Vec<u64> {
-        let space = region.space();
-        let first = self.holder(space, &region.start_key).map_or((space, region.start_key.clone()), Entry::place);
-        let places = self.by_start.range(first..);
-        places
-            .take_while(|((s, start), _)| *s == space && (region.end_key.is_empty() || *start < region.end_key))
-            .map(|(_, &id)| id)
-            .filter(|&id| id != region.id)
-            .collect()
+        let touching = self.touching(region.space(), &region.start_key, &region.end_key);
+        touching.map(|packed| packed.id).filter(|&id| id != region.id).collect()
     }
 
-    // ---- The only two that change the maps' keys ----
+    // ---- The only two that change the maps ----
 
     fn link(&mut self, entry: Entry) {
-        let (id, place) = (entry.region.id, entry.place());
         assert!(self.overlapping(&entry.region).is_empty(), "ranges of the directory never overlap");
-        for peer in &entry.region.peers {
-            *self.on_store.entry(peer.store_id).or_default() += 1;
-        }
-        if let Some(leader) = entry.leader {
-            self.led_by.entry(leader.store_id).or_default().insert(id);
-        }
-        let taken = self.by_start.insert(place, id);
-        assert!(taken.is_none(), "two regions never begin at the same key");
-        let known = self.by_id.insert(id, Box::new(entry));
+        self.on_store.add(entry.region.peers.iter().map(|peer| peer.store_id));
+        self.led_on.add(entry.leader.map(|leader| leader.store_id));
+        let packed = Arc::new(entry.pack());
+        let is_new = self.by_place.insert(ByPlace(packed.clone()));
+        assert!(is_new, "two regions never begin at the same key");
+        let known = self.by_id.insert(packed.id, packed);
         assert!(known.is_none(), "a region is linked once");
     }
 
-    fn unlink(&mut self, region_id: u64) -> Option<Box<Entry>> {
-        let entry = self.by_id.remove(&region_id)?;
-        let place = entry.place();
-        for peer in &entry.region.peers {
-            let peers = self.on_store.get_mut(&peer.store_id).expect("every peer of the directory is counted");
-            *peers -= 1;
-            if *peers == 0 {
-                self.on_store.remove(&peer.store_id);
-            }
-        }
-        if let Some(leader) = entry.leader {
-            let led = self.led_by.get_mut(&leader.store_id).expect("a store that leads has its set");
-            led.remove(&region_id);
-            if led.is_empty() {
-                self.led_by.remove(&leader.store_id);
-            }
-        }
-        let removed = self.by_start.remove(&place);
-        assert!(removed == Some(region_id), "a region lies where its range begins");
-        Some(entry)
+    fn unlink(&mut self, region_id: u64) -> Option<Arc<Packed>> {
+        let packed = self.by_id.remove(&region_id)?;
+        let entry = packed.unpack();
+        self.on_store.remove(entry.region.peers.iter().map(|peer| peer.store_id));
+        self.led_on.remove(entry.leader.map(|leader| leader.store_id));
+        let removed = self.by_place.take(packed.place());
+        assert!(removed.is_some_and(|ByPlace(other)| other.id == region_id), "a region lies where its range begins");
+        Some(packed)
     }
 }
 
-/// Whether `outer` holds all keys of `inner`.
-fn covers(outer: &Region, inner: &Region) -> bool {
-    let ends_after = outer.end_key.is_empty() || (!inner.end_key.is_empty() && inner.end_key <= outer.end_key);
-    outer.space == inner.space && outer.start_key <= inner.start_key && ends_after
+/// How many there are, by store.
+#[derive(Default)]
+struct Tally(BTreeMap<u64, usize>);
+
+impl Tally {
+    fn of(&self, store_id: u64) -> usize {
+        self.0.get(&store_id).copied().unwrap_or(0)
+    }
+
+    fn add(&mut self, stores: impl IntoIterator<Item = u64>) {
+        for store_id in stores {
+            *self.0.entry(store_id).or_default() += 1;
+        }
+    }
+
+    fn remove(&mut self, stores: impl IntoIterator<Item = u64>) {
+        for store_id in stores {
+            let count = self.0.get_mut(&store_id).expect("what is removed was counted");
+            *count -= 1;
+            if *count == 0 {
+                self.0.remove(&store_id);
+            }
+        }
+    }
+}
+
+/// Whether a region holds all keys of another one.
+fn covers(outer: &Region, inner: &Packed) -> bool {
+    let end_key = inner.end_key();
+    let ends_after = outer.end_key.is_empty() || (!end_key.is_empty() && end_key <= outer.end_key);
+    inner.is_in(outer.space()) && outer.start_key <= inner.start_key() && ends_after
 }
 
 /// How many regions a scan may answer: 0 asks for all, as far as the bound goes.

@@ -1,8 +1,10 @@
 use alloc::{string::String, vec};
 
+use bytes::Bytes;
 use flotilla_proto::store::{Epoch, Peer};
 
 use super::*;
+use crate::report::Leader;
 
 /// A report of region `id` with the keys [start, end), led by its peer on `store_id`, which has the id of the store.
 fn report(id: u64, start: &str, end: &str, conf_ver: u64, version: u64, store_id: u64) -> Report {

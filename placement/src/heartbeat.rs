@@ -9,7 +9,7 @@ use flotilla_proto::{
 
 use crate::{
     Placement,
-    directory::Entry,
+    entry::Entry,
     limits,
     operators::Operators,
     refusal::Refusal,

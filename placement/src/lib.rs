@@ -29,6 +29,7 @@ extern crate alloc;
 
 mod balance;
 mod directory;
+mod entry;
 mod ghosts;
 mod heartbeat;
 mod ids;

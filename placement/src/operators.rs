@@ -13,11 +13,7 @@ use flotilla_proto::{
     store::{ChangePeer, Epoch, Peer, PeerChangeKind},
 };
 
-use crate::{
-    directory::{Directory, Entry},
-    journal::Seq,
-    limits, report,
-};
+use crate::{directory::Directory, entry::Entry, journal::Seq, limits, report};
 
 /// What a region's leader is asked to do.
 #[derive(Clone, Copy, Debug, PartialEq)]

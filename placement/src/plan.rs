@@ -7,7 +7,7 @@ use flotilla_proto::store::{Peer, PeerRole};
 
 use crate::{
     Placement, Settings,
-    directory::Entry,
+    entry::Entry,
     journal::Seq,
     limits,
     operators::{Flight, Operators, Step},
@@ -64,12 +64,12 @@ impl Placement {
             return;
         };
         if let Some(flight) = self.operators.flight(region_id) {
-            if !flight.is_over(entry) {
+            if !flight.is_over(&entry) {
                 return;
             }
             self.operators.end(region_id);
         }
-        let want = want(entry, &self.stores, &self.operators, now_ms, &self.settings);
+        let want = want(&entry, &self.stores, &self.operators, now_ms, &self.settings);
         let slot = match want {
             Want::CatchUp { store_id } | Want::Promote(Peer { store_id, .. }) => Some(store_id),
             Want::Nothing | Want::AddLearner | Want::Remove(_) => None,
@@ -83,19 +83,19 @@ impl Placement {
             Want::Promote(peer) => Some(Step::Promote(peer)),
             Want::Remove(peer) => Some(Step::Remove(peer)),
             Want::AddLearner => {
-                let Some(store_id) = self.target(entry, now_ms) else {
+                let Some(store_id) = self.target(&entry, now_ms) else {
                     return;
                 };
                 let Some((id, covered)) = self.ids.alloc(1, &mut self.journal) else {
                     return;
                 };
                 let learner = Peer { id, store_id, role: PeerRole::Learner as i32 };
-                self.operators.begin(region_id, Flight::new(Step::AddLearner(learner), entry, now_ms, covered));
+                self.operators.begin(region_id, Flight::new(Step::AddLearner(learner), &entry, now_ms, covered));
                 None
             }
         };
         if let Some(step) = step {
-            let flight = Flight::new(step, entry, now_ms, Seq::LOADED);
+            let flight = Flight::new(step, &entry, now_ms, Seq::LOADED);
             self.operators.begin(region_id, flight);
         }
     }

@@ -2,7 +2,6 @@
 
 use alloc::{collections::BTreeSet, vec::Vec};
 
-use bytes::Bytes;
 use flotilla_proto::{
     placement::RegionReport,
     store::{Epoch, Peer, PeerRole, Region, Space},
@@ -21,7 +20,7 @@ pub(crate) struct Leader {
 /// A region as its leader sees it. Its fields are consistent with each other.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Report {
-    /// Passed [`check_region`]; its keys own their memory.
+    /// Passed [`check_region`].
     pub region: Region,
     pub leader: Leader,
     pub pending: Vec<u64>,
@@ -49,8 +48,8 @@ impl Report {
     }
 }
 
-/// Checks what a region is made of, and copies its keys: they must not keep the buffer alive in which they came.
-pub(crate) fn check_region(mut region: Region) -> Result<Region, &'static str> {
+/// Checks what a region is made of.
+pub(crate) fn check_region(region: Region) -> Result<Region, &'static str> {
     if region.id == 0 {
         return Err("its id is 0");
     }
@@ -78,10 +77,6 @@ pub(crate) fn check_region(mut region: Region) -> Result<Region, &'static str> {
             return Err("two peers share an id or a store");
         }
     }
-    let keys = Bytes::from([&region.start_key[..], &region.end_key[..]].concat());
-    region.end_key = keys.slice(region.start_key.len()..);
-    region.start_key = keys.slice(..region.start_key.len());
-    region.peers.shrink_to_fit();
     Ok(region)
 }
 
@@ -95,14 +90,11 @@ pub(crate) fn peer(region: &Region, peer_id: u64) -> Option<&Peer> {
     region.peers.iter().find(|peer| peer.id == peer_id)
 }
 
-/// Whether a region's range holds a key.
-pub(crate) fn holds(region: &Region, key: &[u8]) -> bool {
-    region.start_key <= key && (region.end_key.is_empty() || key < region.end_key)
-}
-
 #[cfg(test)]
 mod tests {
     use alloc::vec;
+
+    use bytes::Bytes;
 
     use super::*;
 

@@ -2,7 +2,6 @@
 
 use alloc::{string::String, vec::Vec};
 
-use bytes::Bytes;
 use flotilla_proto::{
     placement::{
         ClusterInfo, GcSafePoint, GetRegionRequest, IdBlock, JoinRequest, JoinResponse, KeyspacesResponse,
@@ -42,7 +41,7 @@ impl Placement {
             Request::GetRegion(get) => self.get_region(&get),
             Request::GetRegionById(id) => {
                 let entry = self.directory.get(id).ok_or(Refusal::UnknownRegion(id))?;
-                Ok((Response::Region(entry.info()), Seq::LOADED))
+                Ok((Response::Region(entry.into_info()), Seq::LOADED))
             }
             Request::ScanRegions(scan) => Ok((Response::ScanRegions(self.scan(&scan)), Seq::LOADED)),
             Request::GetStore(id) => {
@@ -112,10 +111,9 @@ impl Placement {
     /// At most `limits::SCAN_REGIONS_MAX` regions; system regions come first, and only with the first page.
     fn scan(&self, scan: &ScanRegionsRequest) -> ScanRegionsResponse {
         let limit = scan_limit(scan.limit);
-        let none = Bytes::new();
         let mut regions = Vec::new();
         if scan.with_system && scan.start_key.is_empty() {
-            regions = self.directory.scan(Space::System, &none, &none, limit, scan.store_id);
+            regions = self.directory.scan(Space::System, b"", b"", limit, scan.store_id);
         }
         let left = limit - regions.len();
         regions.extend(self.directory.scan(Space::User, &scan.start_key, &scan.end_key, left, scan.store_id));
