@@ -2,10 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use flotilla_proto::{
-    placement::RegionReport,
-    store::{self, PeerRole, RaftMessage, Region},
-};
+use flotilla_proto::store::{self, PeerRole, RaftMessage, Region};
 use flotilla_raft::{self as raft, ConfState, Message, MessageType, ProgressState, Quiescent, RawNode, SnapshotStatus};
 
 use crate::{
@@ -453,15 +450,10 @@ impl<L: LogReader> Peer<L> {
     }
 
     /// What the placement driver wants to know of a region that is led here.
-    pub fn report(&mut self, settings: &Settings) -> RegionReport {
+    pub fn report(&mut self, settings: &Settings) -> Effect {
         self.reported = self.ailing(settings);
-        RegionReport {
-            region: Some((*self.region).clone()),
-            leader_peer_id: self.me.id,
-            term: self.raft.term(),
-            pending_peers: self.reported.0.clone(),
-            down_peers: self.reported.1.clone(),
-        }
+        let (pending, down) = self.reported.clone();
+        Effect::Report { region: self.region.clone(), term: self.raft.term(), pending, down }
     }
 
     /// Whether pending or down peers are others than were reported.
