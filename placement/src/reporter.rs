@@ -7,19 +7,47 @@ use alloc::{
     boxed::Box,
     collections::{BTreeMap, BTreeSet},
     string::String,
+    sync::Arc,
     vec::Vec,
 };
 
-use flotilla_proto::placement::{HeartbeatRequest, HeartbeatResponse, RegionReport, StoreStats};
-use prost::Message as _;
+use flotilla_proto::{
+    placement::{HeartbeatRequest, HeartbeatResponse, RegionReport, StoreStats},
+    store::Region,
+};
 
 use crate::limits;
+
+/// A region that is led here.
+struct Led {
+    /// Shared with all on this store who know of it.
+    region: Arc<Region>,
+    term: u64,
+    /// If any peers are pending or down.
+    ailing: Option<Box<Ailing>>,
+}
+
+/// Pending peers, and those that are down.
+type Ailing = (Vec<u64>, Vec<u64>);
+
+impl Led {
+    fn report(&self, store_id: u64) -> RegionReport {
+        let leader = self.region.peers.iter().find(|peer| peer.store_id == store_id);
+        let (pending_peers, down_peers) = self.ailing.as_deref().cloned().unwrap_or_default();
+        RegionReport {
+            region: Some((*self.region).clone()),
+            leader_peer_id: leader.map_or(0, |leader| leader.id),
+            term: self.term,
+            pending_peers,
+            down_peers,
+        }
+    }
+}
 
 /// See the module.
 #[derive(Default)]
 pub struct Reporter {
-    /// Encoded, which takes a third of the memory.
-    led: BTreeMap<u64, Box<[u8]>>,
+    led: BTreeMap<u64, Led>,
     changed: BTreeSet<u64>,
     /// The driver wants to hear of all regions. It does not know this store at first: [`Reporter::new`] says so.
     full: bool,
@@ -34,11 +62,12 @@ impl Reporter {
         Reporter { full: true, ..Reporter::default() }
     }
 
-    /// A region is led here, and looks like this.
-    pub fn led(&mut self, report: RegionReport) {
-        let id = report.region.as_ref().map_or(0, |region| region.id);
-        self.changed.insert(id);
-        self.led.insert(id, report.encode_to_vec().into_boxed_slice());
+    /// A region is led here in this term, and looks like this, with peers that are pending or down.
+    pub fn led(&mut self, region: Arc<Region>, term: u64, pending: Vec<u64>, down: Vec<u64>) {
+        let is_well = pending.is_empty() && down.is_empty();
+        let ailing = (!is_well).then(|| Box::new((pending, down)));
+        self.changed.insert(region.id);
+        self.led.insert(region.id, Led { region, term, ailing });
     }
 
     /// A region is not led here any more.
@@ -58,8 +87,7 @@ impl Reporter {
         } else {
             self.changed.iter().copied().take(limits::REPORTS_PER_HEARTBEAT).collect()
         };
-        let decode = |encoded: &[u8]| RegionReport::decode(encoded).expect("what was encoded here can be read");
-        let regions = self.told.iter().filter_map(|id| self.led.get(id)).map(|encoded| decode(encoded)).collect();
+        let regions = self.told.iter().filter_map(|id| self.led.get(id)).map(|led| led.report(store_id)).collect();
         // What changes from here on is told next time.
         for id in &self.told {
             self.changed.remove(id);
@@ -82,12 +110,14 @@ impl Reporter {
 
 #[cfg(test)]
 mod tests {
-    use flotilla_proto::store::Region;
+    use alloc::vec;
+
+    use flotilla_proto::store::Peer;
 
     use super::*;
 
-    fn report(id: u64, term: u64) -> RegionReport {
-        RegionReport { region: Some(Region { id, ..Region::default() }), term, ..RegionReport::default() }
+    fn led(reporter: &mut Reporter, id: u64, term: u64) {
+        reporter.led(Arc::new(Region { id, ..Region::default() }), term, vec![], vec![]);
     }
 
     fn told(reporter: &mut Reporter) -> (Vec<(u64, u64)>, bool) {
@@ -97,19 +127,28 @@ mod tests {
     }
 
     #[test]
+    fn a_report_names_the_peer_on_this_store_as_the_leader() {
+        let mut reporter = Reporter::new();
+        let peers: Vec<Peer> = (1..=3).map(|n| Peer { id: 10 + n, store_id: n, role: 0 }).collect();
+        reporter.led(Arc::new(Region { id: 1, peers, ..Region::default() }), 5, vec![12], vec![13]);
+        let report = &reporter.heartbeat(2, String::new(), StoreStats::default()).regions[0];
+        assert_eq!((report.leader_peer_id, &report.pending_peers, &report.down_peers), (12, &vec![12], &vec![13]));
+    }
+
+    #[test]
     fn a_change_is_told_until_somebody_has_heard_it() {
         let mut reporter = Reporter::new();
-        reporter.led(report(1, 1));
-        assert_eq!(told(&mut reporter), (alloc::vec![(1, 1)], true));
+        led(&mut reporter, 1, 1);
+        assert_eq!(told(&mut reporter), (vec![(1, 1)], true));
         reporter.answered(&HeartbeatResponse { system_term: 5, ..Default::default() });
         assert!(!reporter.is_urgent());
-        reporter.led(report(2, 1));
-        assert_eq!(told(&mut reporter), (alloc::vec![(2, 1)], false));
+        led(&mut reporter, 2, 1);
+        assert_eq!(told(&mut reporter), (vec![(2, 1)], false));
         reporter.unanswered();
-        assert_eq!(told(&mut reporter), (alloc::vec![(2, 1)], false));
-        reporter.led(report(2, 3));
+        assert_eq!(told(&mut reporter), (vec![(2, 1)], false));
+        led(&mut reporter, 2, 3);
         reporter.answered(&HeartbeatResponse { system_term: 5, ..Default::default() });
-        assert_eq!(told(&mut reporter), (alloc::vec![(2, 3)], false), "it changed while the heartbeat was out");
+        assert_eq!(told(&mut reporter), (vec![(2, 3)], false), "it changed while the heartbeat was out");
         reporter.answered(&HeartbeatResponse { system_term: 6, ..Default::default() });
         assert!(told(&mut reporter).1, "a new driver hears of everything");
     }

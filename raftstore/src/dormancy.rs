@@ -194,7 +194,7 @@ impl<L: LogReader> Peer<L> {
     /// A member's store is back. Its peers have to be bound anew; those that have all are only told to sleep on.
     pub fn store_returned(&mut self, store_id: u64, round: &mut Round) {
         let Some(to) = self.region.peers.iter().find(|peer| peer.store_id == store_id).copied() else { return };
-        if self.fortification.is_gone(to.id) {
+        if self.fortification.lead.is_gone(to.id) {
             return; // The store is alive, its peer is not.
         }
         if self.has_all(to.id) {
@@ -211,7 +211,7 @@ impl<L: LogReader> Peer<L> {
 
     /// Sends the last heartbeat before the group sleeps: a follower that has all that is committed sleeps, too.
     pub fn lull(&self, to: store::Peer, round: &mut Round) {
-        if !self.has_all(to.id) || self.fortification.is_gone(to.id) {
+        if !self.has_all(to.id) || self.fortification.lead.is_gone(to.id) {
             return;
         }
         let heartbeat = Message {

@@ -180,7 +180,7 @@ impl<L: LogReader> Peer<L> {
             wakes.push("a write or a command".to_owned());
             wakes.push("a read that its lease does not cover".to_owned());
             wakes.push("a change of the lead, as when this store stops".to_owned());
-            let waits = |peer: &&store::Peer| !self.has_all(peer.id) && !self.fortification.is_gone(peer.id);
+            let waits = |peer: &&store::Peer| !self.has_all(peer.id) && !self.fortification.lead.is_gone(peer.id);
             for peer in self.region.peers.iter().filter(|peer| peer.id != self.me.id).filter(waits) {
                 wakes.push(format!("the return of store {}, whose peer must be brought up to date", peer.store_id));
             }
@@ -212,7 +212,7 @@ impl<L: LogReader> Peer<L> {
                 heard_ms_ago: heard_at.map(|at| tick.saturating_sub(at) * settings.tick_ms),
                 bound: self.support_of(peer.id).filter(|_| is_leader),
                 lag: progress.map(|progress| last.saturating_sub(progress.match_index)),
-                gone: is_leader && self.fortification.is_gone(peer.id),
+                gone: is_leader && self.fortification.lead.is_gone(peer.id),
             }
         };
         self.region.peers.iter().filter(|peer| peer.id != self.me.id).map(other).collect()

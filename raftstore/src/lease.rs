@@ -59,6 +59,10 @@ pub struct Progress {
 }
 
 impl Progress {
+    fn of(committed: u64, applied: u64) -> Progress {
+        Progress { committed: committed.into(), applied: applied.into() }
+    }
+
     fn note(&self, committed: u64, applied: u64) {
         self.applied.store(applied, Ordering::Release);
         self.committed.store(committed, Ordering::Release);
@@ -72,7 +76,7 @@ impl Progress {
 }
 
 /// The right of a leader to serve reads, for as long as enough of its voters are bound to it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Lease {
     /// The region as applied.
     pub region: Arc<Region>,
@@ -81,11 +85,11 @@ pub struct Lease {
     /// The term in which it leads.
     pub term: u64,
     /// The stores of the other voters that are bound, and under which support.
-    pub bound: Vec<(u64, SupportId)>,
+    pub bound: Box<[(u64, SupportId)]>,
     /// How many of them must be, for a quorum together with the leader.
     pub needed: usize,
     /// What a reader looks at first.
-    pub progress: Arc<Progress>,
+    pub progress: Progress,
 }
 
 impl Lease {
@@ -203,9 +207,10 @@ impl Promises {
     }
 }
 
-/// What a peer has to do with leases. A leader has followers, all others may have a binding.
-#[derive(Clone, Default)]
+/// What a peer has to do with leases.
+#[derive(Default)]
 pub(crate) struct Fortification {
+    /// Of all but leaders.
     pub binding: Option<Binding>,
     /// Requests for votes that wait.
     votes: Vec<Message>,
@@ -213,36 +218,49 @@ pub(crate) struct Fortification {
     pub heard_at: u64,
     /// The tick at which somebody who may win, perhaps this peer, last began to campaign, as far as it knows.
     campaign_at: Option<u64>,
+    /// Of a leader.
+    pub lead: Lead,
+}
+
+/// What a leader has to do with leases.
+#[derive(Clone, Default)]
+pub(crate) struct Lead {
     /// Under which support of their stores the other peers are bound.
-    followers: Vec<(u64, SupportId)>,
+    followers: Box<[(u64, SupportId)]>,
+    /// Whether `followers` are others than when `lease` was made.
+    followers_changed: bool,
     /// Other peers that are no more, by what their stores say. Invariant: none of them is among `followers`.
-    gone: Vec<u64>,
-    /// Counts the changes of `followers`.
-    changes: u64,
+    gone: Box<[u64]>,
     /// The term in which this leader began to hand over.
     let_go: u64,
     /// The last split that this leader proposed in its term.
     split_at: u64,
-    /// What the published lease was made of: term, epoch and changes of followers.
-    published: Option<(u64, u64, u64, u64)>,
-    /// Of the published lease.
-    progress: Option<Arc<Progress>>,
+    /// What is published.
+    lease: Option<Arc<Lease>>,
 }
 
 impl Fortification {
-    /// Of a peer that may be bound, and has heard its leader at this tick.
-    pub fn of_follower(binding: Option<Binding>, heard_at: u64) -> Fortification {
-        Fortification { binding, heard_at, ..Fortification::default() }
+    /// Of a peer that may be bound and has heard its leader at this tick, or leads.
+    pub fn of_sleeper(binding: Option<Binding>, heard_at: u64, lead: Lead) -> Fortification {
+        Fortification { binding, heard_at, lead, ..Fortification::default() }
     }
 
     /// Whether requests for votes wait.
     pub fn holds_votes(&self) -> bool {
         !self.votes.is_empty()
     }
+}
 
+impl Lead {
     /// Whether another peer is no more.
     pub fn is_gone(&self, peer_id: u64) -> bool {
         self.gone.contains(&peer_id)
+    }
+
+    fn keep_gone(&mut self, keep: impl Fn(u64) -> bool) {
+        if !self.gone.iter().all(|gone| keep(*gone)) {
+            self.gone = self.gone.iter().copied().filter(|gone| keep(*gone)).collect();
+        }
     }
 }
 
@@ -286,15 +304,15 @@ impl<L: LogReader> Peer<L> {
 
     /// A follower has said under which support it is bound.
     pub fn follower_bound(&mut self, peer_id: u64, id: SupportId) {
-        let fortification = &mut self.fortification;
-        match fortification.followers.iter_mut().find(|(other, _)| *other == peer_id) {
+        let lead = &mut self.fortification.lead;
+        match lead.followers.iter_mut().find(|(other, _)| *other == peer_id) {
             Some((_, old)) if *old == id => return,
             // Ids of one store grow: a late message does not bring an old one back.
             Some((_, old)) if *old > id => return,
             Some((_, old)) => *old = id,
-            None => fortification.followers.push((peer_id, id)),
+            None => lead.followers = lead.followers.iter().copied().chain([(peer_id, id)]).collect(),
         }
-        fortification.changes += 1;
+        lead.followers_changed = true;
     }
 
     /// Whoever asks for a vote and can have it is left to win: two that campaign at once would take the votes from each other, and wait for a timeout.
@@ -323,19 +341,19 @@ impl<L: LogReader> Peer<L> {
 
     /// A follower's store has said that it is no more: a dead one is bound to nobody, even if its store supports this one. Whether that is news.
     pub fn follower_gone(&mut self, peer_id: u64) -> bool {
-        let fortification = &mut self.fortification;
-        if fortification.gone.contains(&peer_id) {
+        let lead = &mut self.fortification.lead;
+        if lead.is_gone(peer_id) {
             return false;
         }
-        fortification.gone.push(peer_id);
-        fortification.followers.retain(|(other, _)| *other != peer_id);
-        fortification.changes += 1;
+        lead.gone = lead.gone.iter().copied().chain([peer_id]).collect();
+        lead.followers = lead.followers.iter().copied().filter(|(other, _)| *other != peer_id).collect();
+        lead.followers_changed = true;
         true
     }
 
     /// A follower has spoken, and so is here.
     pub fn follower_spoke(&mut self, peer_id: u64) {
-        self.fortification.gone.retain(|other| *other != peer_id);
+        self.fortification.lead.keep_gone(|other| other != peer_id);
     }
 
     /// Takes a request for a vote out of the way if this peer must not answer it now. It is answered when the support ends.
@@ -421,7 +439,7 @@ impl<L: LogReader> Peer<L> {
     /// The members have changed. A leader that was removed has no lease: it had none while its removal was under way.
     pub fn review_leader(&mut self) {
         let members = &self.region.peers;
-        self.fortification.gone.retain(|gone| members.iter().any(|peer| peer.id == *gone));
+        self.fortification.lead.keep_gone(|gone| members.iter().any(|peer| peer.id == gone));
         let removed = |binding: &mut Binding| !members.iter().any(|peer| peer.store_id == binding.store_id);
         if self.fortification.binding.take_if(removed).is_some() {
             self.answer_held_votes();
@@ -449,9 +467,9 @@ impl<L: LogReader> Peer<L> {
         if self.fortification.binding.take_if(over).is_some() {
             self.fortification.votes.clear();
         }
-        self.fortification.followers.clear();
-        self.fortification.gone.clear();
-        self.fortification.changes += 1;
+        self.fortification.lead.followers = Box::default();
+        self.fortification.lead.followers_changed = true;
+        self.fortification.lead.gone = Box::default();
     }
 
     /// The leader has asked this peer to campaign.
@@ -461,11 +479,11 @@ impl<L: LogReader> Peer<L> {
 
     /// This leader hands over.
     pub fn let_go(&mut self) {
-        self.fortification.let_go = self.raft.term();
+        self.fortification.lead.let_go = self.raft.term();
     }
 
     pub fn note_split_proposed(&mut self, index: u64) {
-        self.fortification.split_at = index;
+        self.fortification.lead.split_at = index;
     }
 
     /// Asks the store of the leader that this peer is bound to whether it still leads.
@@ -493,16 +511,16 @@ impl<L: LogReader> Peer<L> {
 
     /// Why there may be no lease now; `None`: there may be one.
     pub fn why_no_lease(&self) -> Option<NoLease> {
-        let fortification = &self.fortification;
+        let lead = &self.fortification.lead;
         let applied = self.raft.storage().applied();
         let term = self.raft.term();
         if !self.raft.is_leader() || !self.is_alive() || self.me.role() != PeerRole::Voter {
             Some(NoLease::NotLeading)
         } else if applied.term != term && !seeded(29) {
             Some(NoLease::NewTerm)
-        } else if fortification.let_go == term && !seeded(15) {
+        } else if lead.let_go == term && !seeded(15) {
             Some(NoLease::HandingOver)
-        } else if fortification.split_at > applied.index && !seeded(28) {
+        } else if lead.split_at > applied.index && !seeded(28) {
             Some(NoLease::Splitting)
         } else if self.raft.has_pending_conf_change() && (applied.term == term || !seeded(29)) {
             // Also if what stands in the log of a new leader may change them.
@@ -514,14 +532,12 @@ impl<L: LogReader> Peer<L> {
         }
     }
 
-    /// What a lease would be made of, if there may be one.
-    fn lease_key(&self) -> Option<(u64, u64, u64, u64)> {
-        if self.why_no_lease().is_some() {
-            return None;
-        }
-        let epoch = self.epoch();
-        let version = if seeded(28) { 0 } else { epoch.version };
-        Some((self.raft.term(), version, epoch.conf_ver, self.fortification.changes))
+    /// Whether a published lease is what would be published now, if one may be.
+    fn is_current(&self, lease: &Lease) -> bool {
+        let (then, now) = (lease.region.epoch.unwrap_or_default(), self.epoch());
+        let same_range = then.version == now.version || seeded(28);
+        let same_members = then.conf_ver == now.conf_ver && !self.fortification.lead.followers_changed;
+        lease.term == self.raft.term() && same_range && same_members
     }
 
     fn other_voters(&self) -> impl Iterator<Item = &flotilla_proto::store::Peer> {
@@ -529,7 +545,7 @@ impl<L: LogReader> Peer<L> {
     }
 
     pub fn support_of(&self, peer_id: u64) -> Option<SupportId> {
-        self.fortification.followers.iter().find(|(other, _)| *other == peer_id).map(|(_, id)| *id)
+        self.fortification.lead.followers.iter().find(|(other, _)| *other == peer_id).map(|(_, id)| *id)
     }
 
     pub fn is_bound_to_me(&self, peer_id: u64) -> bool {
@@ -538,7 +554,7 @@ impl<L: LogReader> Peer<L> {
 
     /// Whether a lease is published.
     pub fn has_lease(&self) -> bool {
-        self.fortification.published.is_some()
+        self.fortification.lead.lease.is_some()
     }
 
     fn voters_bound(&self) -> usize {
@@ -551,37 +567,38 @@ impl<L: LogReader> Peer<L> {
 
     /// Publishes the lease as it is now, or withdraws it.
     pub fn publish_lease(&mut self, round: &mut Round) {
-        let key = self.lease_key();
-        if key.is_some() && self.fortification.progress.is_none() {
-            self.fortification.progress = Some(Arc::default());
-        }
-        if let Some(progress) = &self.fortification.progress {
-            progress.note(self.raft.commit_index(), self.raft.storage().applied().index);
-        }
-        if key == self.fortification.published {
+        let may_be = self.why_no_lease().is_none();
+        let (committed, applied) = (self.raft.commit_index(), self.raft.storage().applied().index);
+        let unchanged = match &self.fortification.lead.lease {
+            Some(lease) => {
+                // Also if it is about to be replaced: it is good until the effect is carried out.
+                lease.progress.note(committed, applied);
+                may_be && self.is_current(lease)
+            }
+            None => !may_be,
+        };
+        if unchanged {
             return;
         }
-        self.fortification.published = key;
         let bound = |peer: &flotilla_proto::store::Peer| Some((peer.store_id, self.support_of(peer.id)?));
-        let lease = key.zip(self.fortification.progress.as_ref()).map(|((term, ..), progress)| {
+        let lease = may_be.then(|| {
             Arc::new(Lease {
-                progress: progress.clone(),
                 region: self.region.clone(),
                 store_id: self.me.store_id,
-                term,
+                term: self.raft.term(),
                 bound: self.other_voters().filter_map(bound).take(VOTERS_MAX).collect(),
                 needed: self.quorum() - 1,
+                progress: Progress::of(committed, applied),
             })
         });
-        if lease.is_none() {
-            self.fortification.progress = None;
-        }
+        self.fortification.lead.lease = lease.clone();
+        self.fortification.lead.followers_changed = false;
         round.effect(Effect::Lease { region_id: self.id(), lease });
     }
 
     /// The peer goes away.
     pub fn withdraw_lease(&mut self, round: &mut Round) {
-        if self.fortification.published.take().is_some() {
+        if self.fortification.lead.lease.take().is_some() {
             round.effect(Effect::Lease { region_id: self.id(), lease: None });
         }
     }
@@ -610,7 +627,7 @@ mod tests {
 
     fn lease(needed: usize, bound: usize) -> Lease {
         let bound = (0..bound as u64).map(|store| (store, SupportId(store))).collect();
-        Lease { region: Arc::default(), store_id: 9, term: 7, bound, needed, progress: Arc::default() }
+        Lease { region: Arc::default(), store_id: 9, term: 7, bound, needed, progress: Progress::default() }
     }
 
     #[test]

@@ -2,10 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use flotilla_proto::{
-    placement::RegionReport,
-    store::{self, PeerRole, RaftMessage, Region},
-};
+use flotilla_proto::store::{self, PeerRole, RaftMessage, Region};
 use flotilla_raft::{self as raft, ConfState, Message, MessageType, ProgressState, Quiescent, RawNode, SnapshotStatus};
 
 use crate::{
@@ -366,7 +363,7 @@ impl<L: LogReader> Peer<L> {
     }
 
     pub fn is_down(&self, peer_id: u64, settings: &Settings) -> bool {
-        if self.fortification.is_gone(peer_id) {
+        if self.fortification.lead.is_gone(peer_id) {
             return true;
         }
         if self.dormancy.dormant {
@@ -470,15 +467,10 @@ impl<L: LogReader> Peer<L> {
     }
 
     /// What the placement driver wants to know of a region that is led here.
-    pub fn report(&mut self, settings: &Settings) -> RegionReport {
+    pub fn report(&mut self, settings: &Settings) -> Effect {
         self.reported = self.ailing(settings);
-        RegionReport {
-            region: Some((*self.region).clone()),
-            leader_peer_id: self.me.id,
-            term: self.raft.term(),
-            pending_peers: self.reported.0.clone(),
-            down_peers: self.reported.1.clone(),
-        }
+        let (pending, down) = self.reported.clone();
+        Effect::Report { region: self.region.clone(), term: self.raft.term(), pending, down }
     }
 
     /// Whether pending or down peers are others than were reported.

@@ -358,7 +358,7 @@ impl<L: LogReader> Peer<L> {
     pub fn report_if_leader(&mut self, settings: &Settings, round: &mut Round) {
         if self.raft.is_leader() && self.is_initialized() {
             let report = self.report(settings);
-            round.effect(Effect::Report { report });
+            round.effect(report);
         }
     }
 

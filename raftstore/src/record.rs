@@ -10,7 +10,7 @@ use crate::{
     Settings,
     disk::LogReader,
     dormancy::Dormancy,
-    lease::{Binding, Fortification},
+    lease::{Binding, Fortification, Lead},
     peer::{Fate, KnownRole, Peer, Reported, conf_state},
     storage::{EntryId, Initial},
     support::SupportId,
@@ -35,7 +35,7 @@ pub(crate) struct Record {
     /// The tick at which the leader was last heard.
     pub heard_at: u64,
     /// Of a leader.
-    pub fortification: Option<Box<Fortification>>,
+    pub lead: Option<Box<Lead>>,
     /// If any peers were reported as pending or down.
     pub reported: Option<Box<Reported>>,
 }
@@ -113,9 +113,9 @@ impl<L: LogReader> Slot<L> {
         let member = self.region().peers.iter().find(|peer| peer.store_id == store_id);
         let Some(member) = member.filter(|_| self.is_leader()) else { return false };
         match self {
-            Slot::Peer(peer) => !peer.has_all(member.id) && !peer.fortification.is_gone(member.id),
+            Slot::Peer(peer) => !peer.has_all(member.id) && !peer.fortification.lead.is_gone(member.id),
             Slot::Record(record) => {
-                let gone = record.fortification.as_ref().is_some_and(|leads| leads.is_gone(member.id));
+                let gone = record.lead.as_ref().is_some_and(|lead| lead.is_gone(member.id));
                 record.group.lags(member.id) && !gone
             }
         }
@@ -174,7 +174,7 @@ impl<L: LogReader> Peer<L> {
             log_bytes,
             support: bound.map_or(SupportId(0), |binding| binding.id),
             heard_at: fortification.heard_at,
-            fortification: group.is_leader().then(|| Box::new(fortification)),
+            lead: group.is_leader().then(|| Box::new(fortification.lead)),
             reported: (reported != Reported::default()).then(|| Box::new(reported)),
             group,
         })
@@ -194,7 +194,7 @@ impl Record {
             log_bytes: 0,
             support: SupportId(0),
             heard_at: 0,
-            fortification: None,
+            lead: None,
             reported: None,
         })
     }
@@ -214,8 +214,8 @@ impl Record {
         let mut peer = Peer::new(settings, self.region, me, initial, Some(&self.group), reader, tick);
         peer.dormancy = Dormancy::asleep(tick);
         peer.reported = self.reported.map_or_else(Reported::default, |reported| *reported);
-        let follows = || Fortification::of_follower(binding, self.heard_at);
-        peer.fortification = self.fortification.map_or_else(follows, |leads| *leads);
+        let lead = self.lead.map_or_else(Lead::default, |lead| *lead);
+        peer.fortification = Fortification::of_sleeper(binding, self.heard_at, lead);
         peer
     }
 

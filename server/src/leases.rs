@@ -45,7 +45,7 @@ impl Held {
 pub struct Published {
     pub lease: Arc<Lease>,
     /// For each store in `lease.bound`.
-    held: Vec<Arc<Held>>,
+    held: Box<[Arc<Held>]>,
     withdrawn: AtomicBool,
 }
 
@@ -62,7 +62,7 @@ impl Published {
 
     /// Until when each support in `lease.bound` lasts; 0: it has ended, or another one has taken its place.
     pub fn ends(&self) -> impl Iterator<Item = u64> {
-        let bound = self.lease.bound.iter().zip(&self.held);
+        let bound = self.lease.bound.iter().zip(&self.held[..]);
         bound.map(|((_, id), held)| held.until_ms(*id))
     }
 }
@@ -118,13 +118,16 @@ impl Leases {
 
 #[cfg(test)]
 mod tests {
+    use flotilla_raftstore::lease::Progress;
+
     use super::*;
 
     const ID: SupportId = SupportId(5);
 
     fn lease(term: u64) -> Option<Arc<Lease>> {
-        let bound = vec![(2, ID), (3, ID)];
-        Some(Arc::new(Lease { region: Arc::default(), store_id: 1, term, bound, needed: 1, progress: Arc::default() }))
+        let bound = Box::new([(2, ID), (3, ID)]);
+        let progress = Progress::default();
+        Some(Arc::new(Lease { region: Arc::default(), store_id: 1, term, bound, needed: 1, progress }))
     }
 
     #[test]

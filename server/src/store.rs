@@ -8,8 +8,8 @@ use std::sync::{
 use crossbeam::channel::Sender;
 use flotilla_placement::SystemLead;
 use flotilla_proto::{
-    placement::{RegionReport, StoreStats},
-    store::{AddressBook, Peer},
+    placement::StoreStats,
+    store::{AddressBook, Peer, Region},
 };
 use flotilla_raftstore::{Event, dormancy::Counts, ranges::Ranges, recover::worker_of};
 use flotilla_transport::Transport;
@@ -86,8 +86,8 @@ pub struct InboxFull {
 
 /// News for the placement driver about a region.
 pub enum News {
-    /// It is led here, and looks like this.
-    Led(Box<RegionReport>),
+    /// It is led here in this term, and looks like this.
+    Led { region: Arc<Region>, term: u64, pending: Vec<u64>, down: Vec<u64> },
     /// It is not led here any more.
     Lost(u64),
 }

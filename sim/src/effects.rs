@@ -180,12 +180,11 @@ impl World {
                 self.say(|| format!("store {}: drops snapshot {dir}", place + 1));
                 self.drop_snapshot(store, region_id, &dir);
             }
-            Effect::Report { report } => {
-                self.note_report(store, report.clone());
-                let region = report.region.unwrap_or_default();
-                self.trace.note(&[18, place, region.id, report.term]);
+            Effect::Report { region, term, pending, down } => {
+                self.note_report(store, region.clone(), term, pending, down);
+                self.trace.note(&[18, place, region.id, term]);
                 let store_id = self.stores[store].id;
-                self.directory.report(region, store_id, report.term);
+                self.directory.report((*region).clone(), store_id, term);
             }
             Effect::LostLog { region_id, last, promised } if self.stores[store].tampered => {
                 self.give_store_up(store, &format!("region {region_id} ends at {last}, promised was {promised}"));

@@ -1,7 +1,10 @@
 //! The placement driver in the simulator: the real seat on every store, its writes through the real system group, stores that report and do
 //! as they are told, and somebody who asks for timestamps, ids and the directory. What it hands out is under laws of its own.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use flotilla_placement::{BatchId, Now, Placement, Reporter, RequestId as QuestionId, Seat, SeatInput, SeatOutput};
@@ -9,8 +12,8 @@ use flotilla_placement::{SystemLead, Write as Pair};
 use flotilla_proto::{
     disk::{Cf, WriteBatch, data_end_key, data_key},
     placement::{
-        Instruction, JoinRequest, PlacementRequest, PlacementResponse, RegionReport, ScanRegionsRequest,
-        Store as Record, StoreStats, placement_request::Request as Ask, placement_response::Response as Told,
+        Instruction, JoinRequest, PlacementRequest, PlacementResponse, ScanRegionsRequest, Store as Record, StoreStats,
+        placement_request::Request as Ask, placement_response::Response as Told,
     },
     store::{ChangePeer, Epoch, Mutation, Peer, PeerChangeKind, PeerRole, Region, Space, Write},
 };
@@ -489,9 +492,16 @@ impl World {
     }
 
     /// A worker reports a region that it leads.
-    pub(crate) fn note_report(&mut self, store: usize, report: RegionReport) {
+    pub(crate) fn note_report(
+        &mut self,
+        store: usize,
+        region: Arc<Region>,
+        term: u64,
+        pending: Vec<u64>,
+        down: Vec<u64>,
+    ) {
         if self.knobs.placed > 0 {
-            self.placing.offices[store].reporter.led(report);
+            self.placing.offices[store].reporter.led(region, term, pending, down);
             self.heartbeat_soon(store, 2_000);
         }
     }
