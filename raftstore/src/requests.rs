@@ -310,16 +310,23 @@ impl<L: LogReader> Peer<L> {
 
     /// Asks for one read index for all reads of this round.
     pub fn ask_reads(&mut self, settings: &Settings, next_context: &mut u64) {
-        if self.tick >= self.reads_due() {
-            self.requests.unask_reads();
-        }
-        if self.requests.reads.is_empty() || self.raft.leader_id() == flotilla_raft::NONE {
+        let again = self.tick >= self.reads_due();
+        if self.raft.leader_id() == flotilla_raft::NONE {
+            if again {
+                self.requests.unask_reads();
+            }
             return;
         }
-        // Never used twice, also not by a retry: a late answer to an older question must not release newer reads.
+        if self.requests.reads.is_empty() && !again {
+            return;
+        }
+        // Never used twice, also not by a retry: a late answer to an older question must not release newer reads. It does release those that
+        // it was asked for: with a link slower than the retries there is no other.
         *next_context += 1;
         let reads = std::mem::take(&mut self.requests.reads);
-        self.requests.reads_asked.push_back((*next_context, reads));
+        if !reads.is_empty() {
+            self.requests.reads_asked.push_back((*next_context, reads));
+        }
         if !self.raft.is_leader() {
             self.requests.ask_again = self.tick + u64::from(settings.heartbeat_ticks) * READ_AGAIN_HEARTBEATS;
         }

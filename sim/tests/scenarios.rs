@@ -484,3 +484,22 @@ fn a_peer_that_is_being_removed_sees_no_time_pass() {
         world.must_end_well();
     }
 }
+
+/// Regression (seed 8564 of 10 s): an answer was worth nothing once the follower had asked again, and it asked again sooner than answers came.
+#[test]
+fn a_follower_reads_over_a_link_that_is_slower_than_its_patience() {
+    for seed in 0..3 {
+        let slow = Knobs {
+            delay_us: (40_000, 40_000),
+            tick_ms: 10,
+            heartbeat_ticks: 1,
+            election_ticks: 60,
+            ..one_region(seed)
+        };
+        let mut world = World::scripted(slow);
+        let value = world.put(KEY);
+        let (region, _) = world.led(KEY).unwrap();
+        let follower = followers(&world, KEY)[0];
+        assert_eq!(world.replica_get(follower, region.id, KEY), Some(value));
+    }
+}
