@@ -797,6 +797,8 @@ impl<L: LogReader> Worker<L> {
             }
             let later = old.me.id > peer_id;
             peer.durability = std::mem::take(&mut old.durability);
+            // It may have told a leader that it is bound, who may have a lease by that.
+            peer.fortification.binding = old.fortification.binding;
             if later {
                 // It was removed and added again before this store came to the split: the child of the split is not wanted.
                 let min_peer_id = old.me.id.max(peer_id + 1);
