@@ -10,6 +10,7 @@ use flotilla_raftstore::{
     apply::{Applied, ApplyTask, Change, CreatedPeer, shared},
     disk::LogReader,
     recover::{Recovered, RecoveredPeer},
+    support::SupportId,
     wire,
 };
 
@@ -320,4 +321,44 @@ fn a_peer_whose_vote_is_asked_for_does_not_campaign_itself() {
             "the other's log ends at {index}"
         );
     }
+}
+
+/// Regression: a peer that a message had made before its split was applied answered its leader that it was bound, and the leader had a lease by that. The split's
+/// peer took its place, was bound to nobody, and voted for another one while the lease was good.
+#[test]
+fn a_peer_that_a_split_puts_in_the_place_of_another_stays_bound() {
+    let mut worker = worker();
+    worker.handle(0, Event::SupportBegan { store_id: 2, id: SupportId(7) });
+    worker.handle(0, says(MessageType::Heartbeat, 6));
+    let mut answers = Vec::new();
+    loop {
+        let effects = effects(&mut worker);
+        if effects.is_empty() {
+            break;
+        }
+        for effect in effects {
+            match effect {
+                Effect::AppendLog { batch, .. } => worker.handle(0, Event::LogSynced { batch }),
+                Effect::Send { messages, .. } => answers.extend(messages),
+                _ => {}
+            }
+        }
+    }
+    assert!(answers.iter().any(|answer| answer.support == 7), "it has told the leader: {answers:?}");
+    worker.handle(
+        0,
+        Event::PeerCreated { created: CreatedPeer { region: shared(region()), peer_id: 11, campaign: false } },
+    );
+    let raft =
+        Message { from: 13, to: 11, term: 7, log_term: 6, index: 9, kind: MessageType::PreVote, ..Message::default() };
+    let message = RaftMessage {
+        region_id: REGION,
+        from: Some(peer(3)),
+        to: Some(peer(1)),
+        epoch: region().epoch,
+        message: Some(wire::message_to_wire(raft)),
+        ..RaftMessage::default()
+    };
+    worker.handle(0, Event::Messages { from_store: 3, messages: vec![message] });
+    assert_eq!(of_kind(&effects(&mut worker), MessageType::PreVoteResp), [], "it helps nobody else");
 }
