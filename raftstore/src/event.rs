@@ -98,6 +98,8 @@ pub enum Event {
     Applied { applied: Vec<Applied> },
     /// A snapshot's data lies in `dir`; its range is reserved for the region.
     SnapshotReceived { message: RaftMessage, region: Region, dir: String },
+    /// A snapshot was offered for whose range this store has no room.
+    SnapshotRefused { message: RaftMessage },
     /// A snapshot was sent, or could not be.
     SnapshotSent { region_id: u64, to_peer: u64, ok: bool },
     /// The applier of a parent region created a peer that this worker owns.

@@ -205,6 +205,7 @@ impl<L: LogReader> Worker<L> {
                 }
             }
             Event::SnapshotReceived { message, region, dir } => self.snapshot_received(message, region, dir),
+            Event::SnapshotRefused { message } => self.snapshot_refused(message),
             Event::SnapshotSent { region_id, to_peer, ok } => {
                 if let Some((peer, _, _)) = self.peer(region_id) {
                     let status = if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
@@ -686,19 +687,12 @@ impl<L: LogReader> Worker<L> {
     fn snapshot_received(&mut self, message: RaftMessage, region: Region, dir: String) {
         let region_id = region.id;
         let unwanted = Effect::DropSnapshot { region_id, dir: dir.clone() };
-        let (Some(from), Some(to), Ok(raft_message)) =
-            (message.from, message.to, wire::message_from_wire(message.message.unwrap_or_default()))
-        else {
-            return self.round.effect(unwanted);
-        };
-        let fits = raft_message.kind == MessageType::Snap
-            && raft_message
-                .snapshot
-                .as_ref()
-                .is_some_and(|snapshot| snapshot.metadata.conf_state.equivalent(&conf_state(&region)))
-            && region.peers.iter().any(|peer| peer.id == to.id && peer.store_id == self.settings.store_id)
-            && (raft_message.from, raft_message.to) == (from.id, to.id)
-            && to.store_id == self.settings.store_id;
+        let Some((from, to, snapshot)) = self.snapshot_for_us(message) else { return self.round.effect(unwanted) };
+        let fits = snapshot
+            .snapshot
+            .as_ref()
+            .is_some_and(|snapshot| snapshot.metadata.conf_state.equivalent(&conf_state(&region)))
+            && region.peers.iter().any(|peer| peer.id == to.id && peer.store_id == self.settings.store_id);
         if !fits || !self.admit(region_id, to, MessageType::Snap) {
             return self.round.effect(unwanted);
         }
@@ -708,7 +702,32 @@ impl<L: LogReader> Worker<L> {
         }
         peer.hear(from);
         peer.received = Some((region, dir));
-        let _ = peer.raft.step_remote(raft_message);
+        let _ = peer.raft.step_remote(snapshot);
+    }
+
+    /// Lets a peer that needs no snapshot say how far it is, though this store did not take the data: the leader would send it again and
+    /// again. That happens when the peer has applied a split after the snapshot, and the children now hold part of the old range.
+    fn snapshot_refused(&mut self, message: RaftMessage) {
+        let region_id = message.region_id;
+        let Some((from, to, snapshot)) = self.snapshot_for_us(message) else { return };
+        let Some(index) = snapshot.snapshot.as_ref().map(|snapshot| snapshot.metadata.index) else { return };
+        if let Some((peer, _, _)) = self.peer(region_id)
+            && (peer.me.id, peer.is_alive()) == (to.id, true)
+            && index <= peer.raft.commit_index()
+        {
+            peer.hear(from);
+            let _ = peer.raft.step_remote(snapshot);
+        }
+    }
+
+    /// The sender, the receiver and the core's message, if that is a snapshot for a peer of this store.
+    fn snapshot_for_us(&self, message: RaftMessage) -> Option<(store::Peer, store::Peer, flotilla_raft::Message)> {
+        let (from, to) = (message.from?, message.to?);
+        let raft_message = wire::message_from_wire(message.message?).ok()?;
+        let for_us = raft_message.kind == MessageType::Snap
+            && (raft_message.from, raft_message.to) == (from.id, to.id)
+            && to.store_id == self.settings.store_id;
+        for_us.then_some((from, to, raft_message))
     }
 
     fn applied(&mut self, applied: Applied) {

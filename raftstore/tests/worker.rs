@@ -57,30 +57,26 @@ fn region() -> Region {
     }
 }
 
-fn asks_for_a_vote(term: u64) -> Event {
-    let raft = Message { from: 12, to: 11, term, log_term: 5, index: 5, kind: MessageType::Vote, ..Message::default() };
-    let message = RaftMessage {
+/// A message of a store's peer for the one of store 1.
+fn sent(store_id: u64, raft: Message) -> RaftMessage {
+    RaftMessage {
         region_id: REGION,
-        from: Some(peer(2)),
+        from: Some(peer(store_id)),
         to: Some(peer(1)),
         epoch: region().epoch,
         message: Some(wire::message_to_wire(raft)),
         ..RaftMessage::default()
-    };
-    Event::Messages { from_store: 2, messages: vec![message] }
+    }
+}
+
+fn asks_for_a_vote(term: u64) -> Event {
+    let raft = Message { from: 12, to: 11, term, log_term: 5, index: 5, kind: MessageType::Vote, ..Message::default() };
+    Event::Messages { from_store: 2, messages: vec![sent(2, raft)] }
 }
 
 fn says(kind: MessageType, term: u64) -> Event {
     let raft = Message { from: 12, to: 11, term, kind, ..Message::default() };
-    let message = RaftMessage {
-        region_id: REGION,
-        from: Some(peer(2)),
-        to: Some(peer(1)),
-        epoch: region().epoch,
-        message: Some(wire::message_to_wire(raft)),
-        ..RaftMessage::default()
-    };
-    Event::Messages { from_store: 2, messages: vec![message] }
+    Event::Messages { from_store: 2, messages: vec![sent(2, raft)] }
 }
 
 fn effects(worker: &mut Worker<NoLog>) -> Vec<Effect> {
@@ -122,20 +118,16 @@ fn a_vote_of_the_round_in_which_a_split_comes_is_durable_before_it_is_sent() {
     assert_eq!(votes(&effects(&mut worker)).len(), 1, "then it is sent");
 }
 
-fn snapshot_received() -> Event {
+fn snapshot_at(index: u64) -> RaftMessage {
     let conf_state = ConfState { voters: vec![11, 12, 13], ..ConfState::default() };
-    let metadata = SnapshotMetadata { conf_state, index: 9, term: 6 };
+    let metadata = SnapshotMetadata { conf_state, index, term: 6 };
     let snapshot = Some(Box::new(Snapshot { metadata, ..Snapshot::default() }));
     let raft = Message { from: 12, to: 11, term: 6, kind: MessageType::Snap, snapshot, ..Message::default() };
-    let message = RaftMessage {
-        region_id: REGION,
-        from: Some(peer(2)),
-        to: Some(peer(1)),
-        epoch: region().epoch,
-        message: Some(wire::message_to_wire(raft)),
-        ..RaftMessage::default()
-    };
-    Event::SnapshotReceived { message, region: region(), dir: "snapshot".into() }
+    sent(2, raft)
+}
+
+fn snapshot_received() -> Event {
+    Event::SnapshotReceived { message: snapshot_at(9), region: region(), dir: "snapshot".into() }
 }
 
 fn split() -> Event {
@@ -233,6 +225,19 @@ fn a_write_that_comes_between_an_election_and_its_loss_is_answered() {
     worker.handle(0, says(MessageType::Heartbeat, 7));
     let answers = |effect: &Effect| matches!(effect, Effect::Respond { id: RequestId(1), result: Err(_) });
     assert!(effects(&mut worker).iter().any(answers));
+}
+
+/// Regression: a leader that knew nothing of a peer's log sent it a snapshot of the undivided region for ever. The peer had applied the split, so its
+/// store had no room for that range, and nobody told the leader how far the peer was.
+#[test]
+fn a_peer_that_has_passed_a_snapshot_without_room_says_how_far_it_is() {
+    let mut worker = restarted(1);
+    worker.handle(0, Event::SnapshotRefused { message: snapshot_at(9) });
+    assert_eq!(act(&mut worker, 2), [], "it lacks what the snapshot has");
+    worker.handle(0, Event::SnapshotRefused { message: snapshot_at(4) });
+    let answers: Vec<_> = act(&mut worker, 2).into_iter().filter_map(|answer| answer.message).collect();
+    let expected = Message { from: 11, to: 12, term: 6, index: 5, kind: MessageType::AppResp, ..Message::default() };
+    assert_eq!(answers, [wire::message_to_wire(expected)]);
 }
 
 /// A worker of a store that has just started with the region's peer.
@@ -351,14 +356,6 @@ fn a_peer_that_a_split_puts_in_the_place_of_another_stays_bound() {
     );
     let raft =
         Message { from: 13, to: 11, term: 7, log_term: 6, index: 9, kind: MessageType::PreVote, ..Message::default() };
-    let message = RaftMessage {
-        region_id: REGION,
-        from: Some(peer(3)),
-        to: Some(peer(1)),
-        epoch: region().epoch,
-        message: Some(wire::message_to_wire(raft)),
-        ..RaftMessage::default()
-    };
-    worker.handle(0, Event::Messages { from_store: 3, messages: vec![message] });
+    worker.handle(0, Event::Messages { from_store: 3, messages: vec![sent(3, raft)] });
     assert_eq!(of_kind(&effects(&mut worker), MessageType::PreVoteResp), [], "it helps nobody else");
 }

@@ -174,7 +174,11 @@ pub async fn receive(
         .snapshots_receiving
         .try_acquire()
         .map_err(|_| format!("store {} receives as many snapshots as it may", store.store_id))?;
-    store.ranges.lock().reserve(&region).map_err(|overlap| overlap.to_string())?;
+    let reserved = store.ranges.lock().reserve(&region);
+    if let Err(overlap) = reserved {
+        store.inbox(region.id).push(Event::SnapshotRefused { message });
+        return Err(overlap.to_string());
+    }
     let dir = format!("{}-{}", region.id, COUNTER.fetch_add(1, Ordering::Relaxed));
     match gather(&store, &region, &dir, &mut chunks).await {
         Ok(()) => {

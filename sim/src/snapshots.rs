@@ -68,7 +68,9 @@ impl World {
         if receiver.ranges.reserve(&stream.region).is_err() {
             let (store, region_id) = (stream.to, stream.region.id);
             self.say(|| format!("store {store}: no room for the snapshot of region {region_id}"));
-            return self.stream_ends(&stream, false);
+            self.stream_ends(&stream, false);
+            let worker = worker_of(region_id, self.knobs.workers);
+            return self.post(place, worker, Event::SnapshotRefused { message: stream.message });
         }
         let after = self.rng.within(self.knobs.snapshot_ms) * 1000;
         self.schedule(after, Action::EndSnapshot { stream, life });

@@ -23,7 +23,7 @@ fn different_seeds_are_different_runs() {
 /// the same numbers. Whoever changes what a seed does records them anew: the failure prints them.
 const RECORDED: [(u64, u64); 5] = [
     (4, 0x23ec_9083_c8fe_559b),
-    (7, 0x024f_ee9b_4a47_059f),
+    (7, 0xf625_019c_d9f1_85db),
     (17, 0xb7f4_ea36_f436_1d93),
     (46, 0x0270_b806_7fa2_13e1),
     (62, 0x07e2_f3f5_cfb4_9cb2),
