@@ -55,9 +55,8 @@ impl Placement {
         let is_up = |id| self.stores.get(id).is_some_and(|store| store.is_up(now_ms, &self.settings));
         let below_average = |peer: &&Peer| is_up(peer.store_id) && leaders_on(peer.store_id) * stores < total;
         let target = |entry: &Entry| {
-            let voters = entry.region.peers.iter().filter(|peer| {
-                peer.role() == PeerRole::Voter && !entry.pending.contains(&peer.id) && !entry.down.contains(&peer.id)
-            });
+            let voters =
+                entry.region.peers.iter().filter(|peer| peer.role() == PeerRole::Voter && !entry.lags(peer.id));
             voters.filter(below_average).min_by_key(|peer| (leaders_on(peer.store_id), peer.id)).copied()
         };
         let mut last = 0;

@@ -13,7 +13,7 @@ use core::ops::Bound::{Excluded, Included, Unbounded};
 
 use flotilla_proto::{
     placement::RegionInfo,
-    store::{PeerRole, Region, Space},
+    store::{Ailing, PeerRole, Region, Space},
 };
 
 use crate::{
@@ -63,8 +63,7 @@ impl Directory {
                 self.link(Entry {
                     region,
                     leader: None,
-                    pending: Vec::new(),
-                    down: Vec::new(),
+                    ailing: Ailing::default(),
                     reported: false,
                     epoch_since_ms: now_ms,
                     foreign: Vec::new(),
@@ -120,8 +119,7 @@ impl Directory {
         self.link(Entry {
             region: report.region,
             leader: Some(report.leader),
-            pending: report.pending,
-            down: report.down,
+            ailing: report.ailing,
             reported: true,
             epoch_since_ms,
             foreign,

@@ -1,7 +1,7 @@
 use alloc::{string::String, vec};
 
 use bytes::Bytes;
-use flotilla_proto::store::{Epoch, Peer};
+use flotilla_proto::store::{Ailing, Epoch, Peer};
 
 use super::*;
 use crate::report::Leader;
@@ -17,7 +17,7 @@ fn report(id: u64, start: &str, end: &str, conf_ver: u64, version: u64, store_id
         peers,
         space: Space::User as i32,
     };
-    Report { region, leader: Leader { peer_id: store_id, store_id, term: 5 }, pending: vec![], down: vec![] }
+    Report { region, leader: Leader { peer_id: store_id, store_id, term: 5 }, ailing: Ailing::default() }
 }
 
 fn put(directory: &mut Directory, report: Report) -> Option<Change> {
@@ -59,7 +59,7 @@ fn only_ranges_and_peers_are_written() {
     let mut directory = Directory::default();
     assert_eq!(put(&mut directory, report(2, "", "", 1, 1, 1)).expect("new").writes.len(), 1);
     let mut lagging = report(2, "", "", 1, 1, 2);
-    lagging.pending = vec![3];
+    lagging.ailing.pending = vec![3];
     assert_eq!(put(&mut directory, lagging).expect("newer leader").writes, []);
 }
 

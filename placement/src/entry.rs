@@ -7,7 +7,7 @@ use core::{borrow::Borrow, cmp::Ordering};
 use bytes::Bytes;
 use flotilla_proto::{
     placement::RegionInfo,
-    store::{Epoch, Peer, Region, Space},
+    store::{Ailing, Epoch, Peer, Region, Space},
 };
 use prost::Message;
 
@@ -17,8 +17,7 @@ use crate::report::{self, Leader};
 pub(crate) struct Entry {
     pub region: Region,
     pub leader: Option<Leader>,
-    pub pending: Vec<u64>,
-    pub down: Vec<u64>,
+    pub ailing: Ailing,
     /// Whether this driver had a report of it; otherwise `region` is what a predecessor knew.
     pub reported: bool,
     /// When this driver first saw this epoch.
@@ -28,18 +27,24 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// Whether a peer may lack much of what its leader has.
+    pub fn lags(&self, peer_id: u64) -> bool {
+        self.ailing.pending.contains(&peer_id) || self.ailing.down.contains(&peer_id)
+    }
+
     pub fn into_info(self) -> RegionInfo {
         RegionInfo {
             leader: self.leader.and_then(|leader| report::peer(&self.region, leader.peer_id).copied()),
             region: Some(self.region),
-            pending_peers: self.pending,
-            down_peers: self.down,
+            pending_peers: self.ailing.pending,
+            down_peers: self.ailing.down,
+            gone_peers: self.ailing.gone,
             leader_term: self.leader.map_or(0, |leader| leader.term),
         }
     }
 
     pub fn pack(self) -> Packed {
-        let Entry { region, leader, pending, down, reported, epoch_since_ms, foreign } = self;
+        let Entry { region, leader, ailing, reported, epoch_since_ms, foreign } = self;
         let mut bytes = place(region.space(), &region.start_key);
         let place_end = bytes.len();
         bytes.extend_from_slice(&region.end_key);
@@ -49,8 +54,7 @@ impl Entry {
             peers: region.peers,
             leader_peer_id: leader.map_or(0, |leader| leader.peer_id),
             term: leader.map_or(0, |leader| leader.term),
-            pending,
-            down,
+            ailing: (ailing != Ailing::default()).then_some(ailing),
             foreign,
             reported,
             epoch_since_ms,
@@ -122,8 +126,7 @@ impl Packed {
         Entry {
             region,
             leader: (self.leader_store != 0).then_some(leader),
-            pending: rest.pending,
-            down: rest.down,
+            ailing: rest.ailing.unwrap_or_default(),
             reported: rest.reported,
             epoch_since_ms: rest.epoch_since_ms,
             foreign: rest.foreign,
@@ -142,15 +145,13 @@ struct Rest {
     leader_peer_id: u64,
     #[prost(uint64, tag = "4")]
     term: u64,
-    #[prost(uint64, repeated, tag = "5")]
-    pending: Vec<u64>,
+    #[prost(message, optional, tag = "5")]
+    ailing: Option<Ailing>,
     #[prost(uint64, repeated, tag = "6")]
-    down: Vec<u64>,
-    #[prost(uint64, repeated, tag = "7")]
     foreign: Vec<u64>,
-    #[prost(bool, tag = "8")]
+    #[prost(bool, tag = "7")]
     reported: bool,
-    #[prost(uint64, tag = "9")]
+    #[prost(uint64, tag = "8")]
     epoch_since_ms: u64,
 }
 
@@ -204,8 +205,7 @@ mod tests {
             let entry = || Entry {
                 region: Region { end_key: end_key.into(), ..region.clone() },
                 leader,
-                pending: vec![8, 9],
-                down: vec![9],
+                ailing: Ailing { pending: vec![8, 9], down: vec![9], gone: vec![9] },
                 reported: true,
                 epoch_since_ms: 1 << 41,
                 foreign: vec![1 << 40],
@@ -217,7 +217,7 @@ mod tests {
             assert_eq!(packed.holds(b"ma"), end_key.is_empty());
             let (is, was) = (packed.unpack(), entry());
             assert_eq!((&is.region, is.leader, is.reported), (&was.region, was.leader, was.reported));
-            assert_eq!((&is.pending, &is.down, &is.foreign), (&was.pending, &was.down, &was.foreign));
+            assert_eq!((&is.ailing, &is.foreign), (&was.ailing, &was.foreign));
             assert_eq!(is.epoch_since_ms, was.epoch_since_ms);
         }
     }

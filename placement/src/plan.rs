@@ -117,12 +117,16 @@ impl Placement {
 fn want(entry: &Entry, stores: &Stores, operators: &Operators, now_ms: u64, settings: &Settings) -> Want {
     // Without a leader that reports, nothing can be done and what is known may be old.
     let leader_up = |store_id| stores.get(store_id).is_some_and(|store| store.is_up(now_ms, settings));
-    if !entry.leader.is_some_and(|leader| leader_up(leader.store_id)) {
+    let Some(leader) = entry.leader.filter(|leader| leader_up(leader.store_id)) else {
         return Want::Nothing;
+    };
+    // One that is no more never comes back: the group is as strong without it, and its store may take a new one.
+    let is_gone = |peer: &&Peer| peer.id != leader.peer_id && entry.ailing.gone.contains(&peer.id);
+    if let Some(&gone) = entry.region.peers.iter().find(is_gone) {
+        return Want::Remove(gone);
     }
     let silent_for = |peer: &Peer, ms: u64| stores.get(peer.store_id).is_some_and(|store| store.age_ms(now_ms) >= ms);
     let is_lost = |peer: &&Peer| silent_for(peer, settings.max_store_down_ms);
-    let lags = |peer: &Peer| entry.pending.contains(&peer.id) || entry.down.contains(&peer.id);
     let of_role = |role: PeerRole| entry.region.peers.iter().filter(move |peer| peer.role() == role);
 
     let voters = of_role(PeerRole::Voter).filter(|peer| !is_lost(peer)).count();
@@ -130,11 +134,12 @@ fn want(entry: &Entry, stores: &Stores, operators: &Operators, now_ms: u64, sett
     // A predecessor's learner is taken over only where it is needed; whose it was is not known any more.
     let is_managed = |peer: &&Peer| operators.is_own_learner(peer.id) || (!enough && !entry.foreign.contains(&peer.id));
     if let Some(&learner) = of_role(PeerRole::Learner).find(is_managed) {
-        let too_slow = lags(&learner) && now_ms.saturating_sub(entry.epoch_since_ms) >= settings.catch_up_timeout_ms;
+        let too_slow =
+            entry.lags(learner.id) && now_ms.saturating_sub(entry.epoch_since_ms) >= settings.catch_up_timeout_ms;
         if enough || too_slow || silent_for(&learner, settings.learner_store_down_ms) {
             return Want::Remove(learner);
         }
-        if lags(&learner) {
+        if entry.lags(learner.id) {
             return Want::CatchUp { store_id: learner.store_id };
         }
         return Want::Promote(Peer { role: PeerRole::Voter as i32, ..learner });

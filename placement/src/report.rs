@@ -4,7 +4,7 @@ use alloc::{collections::BTreeSet, vec::Vec};
 
 use flotilla_proto::{
     placement::RegionReport,
-    store::{Epoch, Peer, PeerRole, Region, Space},
+    store::{Ailing, Epoch, Peer, PeerRole, Region, Space},
 };
 
 use crate::{limits, refusal::Refusal};
@@ -23,8 +23,8 @@ pub(crate) struct Report {
     /// Passed [`check_region`].
     pub region: Region,
     pub leader: Leader,
-    pub pending: Vec<u64>,
-    pub down: Vec<u64>,
+    /// Of its peers only.
+    pub ailing: Ailing,
 }
 
 impl Report {
@@ -43,8 +43,9 @@ impl Report {
         }
         let leader = Leader { peer_id: leader.id, store_id: leader.store_id, term: report.term };
         let among = |ids: Vec<u64>| ids.into_iter().filter(|&id| peer(&region, id).is_some()).collect();
-        let (pending, down) = (among(report.pending_peers), among(report.down_peers));
-        Ok(Report { region, leader, pending, down })
+        let Ailing { pending, down, gone } = report.ailing.unwrap_or_default();
+        let ailing = Ailing { pending: among(pending), down: among(down), gone: among(gone) };
+        Ok(Report { region, leader, ailing })
     }
 }
 
@@ -114,17 +115,16 @@ mod tests {
             region: Some(region),
             leader_peer_id,
             term: 5,
-            pending_peers: vec![4, 99],
-            down_peers: vec![],
+            ailing: Some(Ailing { pending: vec![4, 99], ..Ailing::default() }),
         };
         Report::check(report, from, |id| id < 10)
     }
 
     #[test]
-    fn a_good_report_passes_without_strangers_among_its_pending_peers() {
+    fn a_good_report_passes_without_strangers_among_its_ailing_peers() {
         let report = check(region(), 3, 1).expect("good");
         assert_eq!(report.leader, Leader { peer_id: 3, store_id: 1, term: 5 });
-        assert_eq!(report.pending, [4]);
+        assert_eq!(report.ailing.pending, [4]);
     }
 
     #[test]

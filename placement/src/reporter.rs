@@ -13,7 +13,7 @@ use alloc::{
 
 use flotilla_proto::{
     placement::{HeartbeatRequest, HeartbeatResponse, RegionReport, StoreStats},
-    store::Region,
+    store::{Ailing, Region},
 };
 
 use crate::limits;
@@ -23,23 +23,18 @@ struct Led {
     /// Shared with all on this store who know of it.
     region: Arc<Region>,
     term: u64,
-    /// If any peers are pending or down.
+    /// If any peers are.
     ailing: Option<Box<Ailing>>,
 }
-
-/// Pending peers, and those that are down.
-type Ailing = (Vec<u64>, Vec<u64>);
 
 impl Led {
     fn report(&self, store_id: u64) -> RegionReport {
         let leader = self.region.peers.iter().find(|peer| peer.store_id == store_id);
-        let (pending_peers, down_peers) = self.ailing.as_deref().cloned().unwrap_or_default();
         RegionReport {
             region: Some((*self.region).clone()),
             leader_peer_id: leader.map_or(0, |leader| leader.id),
             term: self.term,
-            pending_peers,
-            down_peers,
+            ailing: self.ailing.as_deref().cloned(),
         }
     }
 }
@@ -62,10 +57,9 @@ impl Reporter {
         Reporter { full: true, ..Reporter::default() }
     }
 
-    /// A region is led here in this term, and looks like this, with peers that are pending or down.
-    pub fn led(&mut self, region: Arc<Region>, term: u64, pending: Vec<u64>, down: Vec<u64>) {
-        let is_well = pending.is_empty() && down.is_empty();
-        let ailing = (!is_well).then(|| Box::new((pending, down)));
+    /// A region is led here in this term, and looks like this.
+    pub fn led(&mut self, region: Arc<Region>, term: u64, ailing: Ailing) {
+        let ailing = (ailing != Ailing::default()).then(|| Box::new(ailing));
         self.changed.insert(region.id);
         self.led.insert(region.id, Led { region, term, ailing });
     }
@@ -117,7 +111,7 @@ mod tests {
     use super::*;
 
     fn led(reporter: &mut Reporter, id: u64, term: u64) {
-        reporter.led(Arc::new(Region { id, ..Region::default() }), term, vec![], vec![]);
+        reporter.led(Arc::new(Region { id, ..Region::default() }), term, Ailing::default());
     }
 
     fn told(reporter: &mut Reporter) -> (Vec<(u64, u64)>, bool) {
@@ -130,9 +124,10 @@ mod tests {
     fn a_report_names_the_peer_on_this_store_as_the_leader() {
         let mut reporter = Reporter::new();
         let peers: Vec<Peer> = (1..=3).map(|n| Peer { id: 10 + n, store_id: n, role: 0 }).collect();
-        reporter.led(Arc::new(Region { id: 1, peers, ..Region::default() }), 5, vec![12], vec![13]);
+        let ailing = Ailing { pending: vec![12], down: vec![13], gone: vec![13] };
+        reporter.led(Arc::new(Region { id: 1, peers, ..Region::default() }), 5, ailing.clone());
         let report = &reporter.heartbeat(2, String::new(), StoreStats::default()).regions[0];
-        assert_eq!((report.leader_peer_id, &report.pending_peers, &report.down_peers), (12, &vec![12], &vec![13]));
+        assert_eq!((report.leader_peer_id, &report.ailing), (12, &Some(ailing)));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use flotilla_placement::{Input, Lead, Now, Output, Placement, Reporter, RequestId, Settings};
 use flotilla_proto::{
     placement::{HeartbeatResponse, PlacementRequest, RegionReport, Store, StoreStats, placement_request::Request},
-    store::{Epoch, Peer, Region, Space},
+    store::{Ailing, Epoch, Peer, Region, Space},
 };
 
 thread_local! {
@@ -119,7 +119,7 @@ fn a_region_costs_the_store_that_reports_it_little() {
     let regions: Vec<Arc<Region>> = (0..REGIONS).map(region).map(Arc::new).collect();
     let report_all = |reporter: &mut Reporter| {
         for n in 0..REGIONS {
-            reporter.led(regions[n as usize].clone(), 6, vec![], vec![]);
+            reporter.led(regions[n as usize].clone(), 6, Ailing::default());
         }
         drop(reporter.heartbeat(1, String::new(), StoreStats::default()));
         reporter.answered(&HeartbeatResponse::default());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use flotilla_proto::{
     disk::WriteBatch,
-    store::{ChangePeer, Epoch, Peer, RaftMessage, Region, RegionError, Split, Write},
+    store::{Ailing, ChangePeer, Epoch, Peer, RaftMessage, Region, RegionError, Split, Write},
 };
 
 use crate::{
@@ -142,8 +142,8 @@ pub enum Effect {
     CreatePeer { created: CreatedPeer },
     /// The snapshot in `dir` is not wanted: remove it and give its range free.
     DropSnapshot { region_id: u64, dir: String },
-    /// Tell the placement driver about a region that is led here in this term, and which of its peers are pending or down.
-    Report { region: Arc<Region>, term: u64, pending: Vec<u64>, down: Vec<u64> },
+    /// Tell the placement driver about a region that is led here in this term.
+    Report { region: Arc<Region>, term: u64, ailing: Ailing },
     /// The store must stop: others hold this peer's promise for entries up to `promised`, and its log ends at `last`. The disk has lost what
     /// was synced, or is an old copy. Nothing that this store says of any region can be trusted any more.
     LostLog { region_id: u64, last: u64, promised: u64 },

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use flotilla_proto::store::{self, PeerRole, RaftMessage, Region};
+use flotilla_proto::store::{self, Ailing, PeerRole, RaftMessage, Region};
 use flotilla_raft::{self as raft, ConfState, Message, MessageType, ProgressState, Quiescent, RawNode, SnapshotStatus};
 
 use crate::{
@@ -100,8 +100,8 @@ pub(crate) struct Peer<L: LogReader> {
     strangers: Vec<store::Peer>,
     /// Kept on leaders.
     heard: Vec<Heard>,
-    /// Pending and down peers as last reported.
-    pub reported: Reported,
+    /// As last reported.
+    pub reported: Ailing,
 }
 
 /// What a leader has heard of a peer.
@@ -112,9 +112,6 @@ struct Heard {
     /// It was heard from since this peer leads.
     answers: bool,
 }
-
-/// Pending and down peers.
-pub(crate) type Reported = (Vec<u64>, Vec<u64>);
 
 const STRANGERS_MAX: usize = 8;
 
@@ -469,18 +466,21 @@ impl<L: LogReader> Peer<L> {
     /// What the placement driver wants to know of a region that is led here.
     pub fn report(&mut self, settings: &Settings) -> Effect {
         self.reported = self.ailing(settings);
-        let (pending, down) = self.reported.clone();
-        Effect::Report { region: self.region.clone(), term: self.raft.term(), pending, down }
+        Effect::Report { region: self.region.clone(), term: self.raft.term(), ailing: self.reported.clone() }
     }
 
-    /// Whether pending or down peers are others than were reported.
+    /// Whether other peers ail than were reported.
     pub fn ailing_changed(&self, settings: &Settings) -> bool {
         self.ailing(settings) != self.reported
     }
 
-    fn ailing(&self, settings: &Settings) -> Reported {
-        let down = self.region.peers.iter().filter(|peer| self.is_down(peer.id, settings)).map(|peer| peer.id);
-        (self.pending_peers(), down.collect())
+    fn ailing(&self, settings: &Settings) -> Ailing {
+        let ids = || self.region.peers.iter().map(|peer| peer.id);
+        Ailing {
+            pending: self.pending_peers(),
+            down: ids().filter(|id| self.is_down(*id, settings)).collect(),
+            gone: ids().filter(|id| self.fortification.lead.is_gone(*id)).collect(),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use flotilla_proto::store::{self, Region};
+use flotilla_proto::store::{self, Ailing, Region};
 use flotilla_raft::{HardState, Quiescent};
 
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     disk::LogReader,
     dormancy::Dormancy,
     lease::{Binding, Fortification, Lead},
-    peer::{Fate, KnownRole, Peer, Reported, conf_state},
+    peer::{Fate, KnownRole, Peer, conf_state},
     storage::{EntryId, Initial},
     support::SupportId,
     worker::PeerView,
@@ -36,8 +36,8 @@ pub(crate) struct Record {
     pub heard_at: u64,
     /// Of a leader.
     pub lead: Option<Box<Lead>>,
-    /// If any peers were reported as pending or down.
-    pub reported: Option<Box<Reported>>,
+    /// If any peers were reported.
+    pub reported: Option<Box<Ailing>>,
 }
 
 /// A peer as its worker keeps it.
@@ -175,7 +175,7 @@ impl<L: LogReader> Peer<L> {
             support: bound.map_or(SupportId(0), |binding| binding.id),
             heard_at: fortification.heard_at,
             lead: group.is_leader().then(|| Box::new(fortification.lead)),
-            reported: (reported != Reported::default()).then(|| Box::new(reported)),
+            reported: (reported != Ailing::default()).then(|| Box::new(reported)),
             group,
         })
     }
@@ -213,7 +213,7 @@ impl Record {
         };
         let mut peer = Peer::new(settings, self.region, me, initial, Some(&self.group), reader, tick);
         peer.dormancy = Dormancy::asleep(tick);
-        peer.reported = self.reported.map_or_else(Reported::default, |reported| *reported);
+        peer.reported = self.reported.map_or_else(Ailing::default, |reported| *reported);
         let lead = self.lead.map_or_else(Lead::default, |lead| *lead);
         peer.fortification = Fortification::of_sleeper(binding, self.heard_at, lead);
         peer

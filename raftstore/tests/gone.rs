@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use flotilla_proto::store::{Epoch, Mutation, Peer, PeerRole, RaftMessage, Region, Space, Write};
+use flotilla_proto::store::{Ailing, Epoch, Mutation, Peer, PeerRole, RaftMessage, Region, Space, Write};
 use flotilla_raft::{Entry, Message, MessageType};
 use flotilla_raftstore::{
     Effect, Event, RequestId, Response, Settings, Target, Worker,
@@ -57,8 +57,8 @@ struct Cluster {
     said: Vec<(u64, u64, RaftMessage)>,
     /// Of store 1.
     lease: Option<Arc<Lease>>,
-    /// The peers that the last report calls down.
-    reported_down: Vec<u64>,
+    /// In the last report.
+    reported: Ailing,
     explained: Option<Explained>,
     snapshots_to: Vec<u64>,
     lost_logs: Vec<u64>,
@@ -73,7 +73,7 @@ impl Cluster {
             cut: Vec::new(),
             said: Vec::new(),
             lease: None,
-            reported_down: Vec::new(),
+            reported: Ailing::default(),
             explained: None,
             snapshots_to: Vec::new(),
             lost_logs: Vec::new(),
@@ -152,7 +152,7 @@ impl Cluster {
                 }
             }
             Effect::Lease { lease, .. } if store_id == 1 => self.lease = lease,
-            Effect::Report { down, .. } if store_id == 1 => self.reported_down = down,
+            Effect::Report { ailing, .. } if store_id == 1 => self.reported = ailing,
             Effect::Respond { result: Ok(Response::Explained(explained)), .. } => self.explained = Some(*explained),
             Effect::SendSnapshot { store_id, .. } => self.snapshots_to.push(store_id),
             Effect::LostLog { .. } => self.lost_logs.push(store_id),
@@ -253,7 +253,7 @@ fn a_member_that_was_removed_from_its_store_is_gone_for_its_leader() {
     let mut cluster = Cluster::new(&STORES);
     cluster.write(1);
     assert_eq!(cluster.bound(), Some(vec![(2, support(2)), (3, support(3))]));
-    assert!(cluster.reported_down.is_empty());
+    assert!(cluster.reported.down.is_empty() && cluster.reported.gone.is_empty());
 
     cluster.destroy(3);
     assert_eq!(cluster.bound().map(|bound| bound.len()), Some(2), "nobody knows yet");
@@ -261,7 +261,7 @@ fn a_member_that_was_removed_from_its_store_is_gone_for_its_leader() {
     let notices = cluster.gone_notices(3);
     assert_eq!(notices.first(), Some(&(1, 13, 14)), "its store says so");
     assert_eq!(cluster.bound(), Some(vec![(2, support(2))]), "a store that is alive does not stand for it");
-    assert_eq!(cluster.reported_down, [13], "the placement driver hears of it at once");
+    assert_eq!(cluster.reported.gone, [13], "the placement driver hears of it at once");
     let explained = cluster.explain(1);
     assert_eq!(
         explained.others.iter().map(|other| (other.peer.id, other.gone)).collect::<Vec<_>>(),
@@ -281,7 +281,7 @@ fn a_member_that_was_removed_from_its_store_is_gone_for_its_leader() {
     assert!(cluster.explain(1).others.iter().any(|other| other.gone), "asleep, the leader knows it still");
     cluster.tell(1, Event::ReportAll);
     cluster.settle();
-    assert_eq!(cluster.reported_down, [13]);
+    assert_eq!((&cluster.reported.down, &cluster.reported.gone), (&vec![13], &vec![13]));
 
     // A word of that very peer shows that it is here after all.
     cluster.cut = vec![3];
@@ -300,7 +300,7 @@ fn a_leader_that_sleeps_learns_from_its_last_heartbeat_that_a_member_is_gone() {
     cluster.pass(2_000);
     assert!(cluster.gone_notices(3).contains(&(1, 13, 14)));
     assert!(cluster.heartbeats_to(3) < 10, "it is not asked for ever");
-    assert_eq!(cluster.reported_down, [13]);
+    assert_eq!((&cluster.reported.down, &cluster.reported.gone), (&vec![13], &vec![13]));
     assert_eq!(cluster.bound(), Some(vec![(2, support(2))]));
     assert!(cluster.sleeps(1) && cluster.sleeps(2));
 }
@@ -314,8 +314,7 @@ fn no_lease_rests_on_members_that_are_gone() {
     assert!(cluster.lease.is_some(), "they vote for nobody any more, so it does no harm");
     cluster.write(1);
     assert_eq!(cluster.bound(), None, "all stores support the leader's, and yet it has no quorum");
-    let down = std::mem::take(&mut cluster.reported_down);
-    assert_eq!(down, [12, 13]);
+    assert_eq!(cluster.reported.gone, [12, 13]);
     cluster.pass(2_000);
     assert!(!cluster.leads(1), "it steps down like any leader that is not answered");
 }

@@ -70,7 +70,7 @@ pub async fn run(node: Node, mut news: mpsc::UnboundedReceiver<News>) {
 
 fn note(news: News, reporter: &mut Reporter) {
     match news {
-        News::Led { region, term, pending, down } => reporter.led(region, term, pending, down),
+        News::Led { region, term, ailing } => reporter.led(region, term, ailing),
         News::Lost(id) => reporter.lost(id),
     }
 }

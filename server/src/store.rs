@@ -9,7 +9,7 @@ use crossbeam::channel::Sender;
 use flotilla_placement::SystemLead;
 use flotilla_proto::{
     placement::StoreStats,
-    store::{AddressBook, Peer, Region},
+    store::{AddressBook, Ailing, Peer, Region},
 };
 use flotilla_raftstore::{Event, dormancy::Counts, ranges::Ranges, recover::worker_of};
 use flotilla_transport::Transport;
@@ -87,7 +87,7 @@ pub struct InboxFull {
 /// News for the placement driver about a region.
 pub enum News {
     /// It is led here in this term, and looks like this.
-    Led { region: Arc<Region>, term: u64, pending: Vec<u64>, down: Vec<u64> },
+    Led { region: Arc<Region>, term: u64, ailing: Ailing },
     /// It is not led here any more.
     Lost(u64),
 }

@@ -195,8 +195,8 @@ impl Runner {
             Effect::Respond { id, result } => store.waiting.answer(id, Answer::Done(result)),
             Effect::CreatePeer { created } => store.inbox(created.region.id).push(Event::PeerCreated { created }),
             Effect::DropSnapshot { region_id, dir } => snapshots::drop_received(store, region_id, &dir),
-            Effect::Report { region, term, pending, down } => {
-                let _ = store.news.send(News::Led { region, term, pending, down });
+            Effect::Report { region, term, ailing } => {
+                let _ = store.news.send(News::Led { region, term, ailing });
             }
             Effect::LostLog { region_id, last, promised } => {
                 let lost = format!(

@@ -180,8 +180,8 @@ impl World {
                 self.say(|| format!("store {}: drops snapshot {dir}", place + 1));
                 self.drop_snapshot(store, region_id, &dir);
             }
-            Effect::Report { region, term, pending, down } => {
-                self.note_report(store, region.clone(), term, pending, down);
+            Effect::Report { region, term, ailing } => {
+                self.note_report(store, region.clone(), term, ailing);
                 self.trace.note(&[18, place, region.id, term]);
                 let store_id = self.stores[store].id;
                 self.directory.report((*region).clone(), store_id, term);

@@ -15,7 +15,7 @@ use flotilla_proto::{
         Instruction, JoinRequest, PlacementRequest, PlacementResponse, ScanRegionsRequest, Store as Record, StoreStats,
         placement_request::Request as Ask, placement_response::Response as Told,
     },
-    store::{ChangePeer, Epoch, Mutation, Peer, PeerChangeKind, PeerRole, Region, Space, Write},
+    store::{Ailing, ChangePeer, Epoch, Mutation, Peer, PeerChangeKind, PeerRole, Region, Space, Write},
 };
 use flotilla_raftstore::{Command, Event, RequestId, Target, apply::put_initial_states, recover::worker_of};
 
@@ -492,16 +492,9 @@ impl World {
     }
 
     /// A worker reports a region that it leads.
-    pub(crate) fn note_report(
-        &mut self,
-        store: usize,
-        region: Arc<Region>,
-        term: u64,
-        pending: Vec<u64>,
-        down: Vec<u64>,
-    ) {
+    pub(crate) fn note_report(&mut self, store: usize, region: Arc<Region>, term: u64, ailing: Ailing) {
         if self.knobs.placed > 0 {
-            self.placing.offices[store].reporter.led(region, term, pending, down);
+            self.placing.offices[store].reporter.led(region, term, ailing);
             self.heartbeat_soon(store, 2_000);
         }
     }

@@ -9,7 +9,7 @@ use flotilla_proto::{
         HeartbeatRequest, Instruction, RegionReport, StoreStats, placement_request::Request,
         placement_response::Response,
     },
-    store::{ChangePeer, Peer, PeerChangeKind, PeerRole, Region},
+    store::{Ailing, ChangePeer, Peer, PeerChangeKind, PeerRole, Region},
 };
 
 use crate::{
@@ -25,6 +25,8 @@ pub struct Group {
     pub term: u64,
     /// Learners that have not caught up, and after how many rounds they will have.
     pub behind: BTreeMap<u64, u32>,
+    /// Peers that their stores have removed.
+    pub gone: BTreeSet<u64>,
 }
 
 pub struct Cluster {
@@ -43,7 +45,13 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn new(settings: Settings) -> Cluster {
-        let group = |region: Region| Group { leader: region.peers[0].id, region, term: 5, behind: BTreeMap::new() };
+        let group = |region: Region| Group {
+            leader: region.peers[0].id,
+            region,
+            term: 5,
+            behind: BTreeMap::new(),
+            gone: BTreeSet::new(),
+        };
         Cluster {
             world: World::new(settings),
             groups: first_regions().into_iter().map(|region| (region.id, group(region))).collect(),
@@ -202,13 +210,17 @@ impl Cluster {
     fn beat(&mut self, store_id: u64) {
         let led = self.groups.values().filter(|group| self.leader_store(group) == store_id);
         let report = |group: &Group| {
-            let down = group.region.peers.iter().filter(|peer| self.dead.contains(&peer.store_id));
+            let dead = group.region.peers.iter().filter(|peer| self.dead.contains(&peer.store_id));
+            let gone = group.gone.iter().copied();
             RegionReport {
                 region: Some(group.region.clone()),
                 leader_peer_id: group.leader,
                 term: group.term,
-                pending_peers: group.behind.keys().copied().collect(),
-                down_peers: down.map(|peer| peer.id).collect(),
+                ailing: Some(Ailing {
+                    pending: group.behind.keys().copied().collect(),
+                    down: dead.map(|peer| peer.id).chain(gone.clone()).collect(),
+                    gone: gone.collect(),
+                }),
             }
         };
         let heartbeat = HeartbeatRequest {
@@ -271,6 +283,7 @@ pub fn change_peer(group: &mut Group, change: ChangePeer, catch_up_rounds: u32) 
             assert_ne!(group.leader, peer.id, "the leader is not removed");
             peers.remove(known.expect("a peer"));
             group.behind.remove(&peer.id);
+            group.gone.remove(&peer.id);
         }
     }
     group.region.epoch.as_mut().expect("there").conf_ver += 1;

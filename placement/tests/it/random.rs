@@ -9,7 +9,7 @@ use flotilla_proto::{
         GetRegionRequest, HeartbeatRequest, JoinRequest, PlacementRequest, RegionInfo, RegionReport,
         ScanRegionsRequest, StoreStats, placement_request::Request, placement_response::Response,
     },
-    store::{Epoch, Peer, Region},
+    store::{Ailing, Epoch, Peer, Region},
 };
 use proptest::{collection::vec, prelude::*};
 use prost::Message;
@@ -264,8 +264,7 @@ fn any_request() -> impl Strategy<Value = Request> {
             region,
             leader_peer_id,
             term,
-            pending_peers: peers.clone(),
-            down_peers: peers,
+            ailing: Some(Ailing { pending: peers.clone(), down: peers.clone(), gone: peers }),
         },
     );
     let stats = (number(), number(), ".*").prop_map(|(capacity_bytes, available_bytes, version)| StoreStats {

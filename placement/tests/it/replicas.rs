@@ -119,6 +119,22 @@ fn without_another_store_nothing_is_removed() {
 }
 
 #[test]
+fn a_peer_that_is_no_more_makes_room_for_another_on_its_store() {
+    let mut cluster = cluster(3);
+    cluster.until(60, "three replicas each", |c| c.has_replicas(3));
+    let group = cluster.groups.get_mut(&FIRST).expect("there");
+    let gone = *group.region.peers.iter().find(|peer| peer.id != group.leader).expect("three of them");
+    group.gone.insert(gone.id);
+    cluster.obeyed.clear();
+    cluster.until(20, "three replicas without it", |c| {
+        c.has_replicas(3) && c.groups[&FIRST].region.peers.iter().all(|peer| peer.id != gone.id)
+    });
+    let removed = cluster.obeyed[0].change_peer.as_ref().and_then(|change| change.peer);
+    assert_eq!(removed, Some(gone), "at once, as there is no other store to take one first");
+    assert!(cluster.voters(FIRST).contains(&gone.store_id));
+}
+
+#[test]
 fn a_learner_whose_store_dies_is_taken_back_and_placed_elsewhere() {
     let mut cluster = cluster(2);
     cluster.catch_up_rounds = 1_000;

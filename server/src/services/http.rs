@@ -213,6 +213,7 @@ fn region(info: &RegionInfo) -> Value {
         "leader": info.leader.as_ref().map(peer),
         "pending_peers": with_id(&info.pending_peers),
         "down_peers": with_id(&info.down_peers),
+        "gone_peers": with_id(&info.gone_peers),
     })
 }
 
@@ -277,7 +278,7 @@ mod tests {
             "id": 7, "start_key": "", "end_key": "6B", "epoch": { "conf_ver": 1, "version": 2 },
             "peers": [{ "id": 3, "store_id": 1, "role_name": "Voter" }],
             "leader": { "id": 3, "store_id": 1, "role_name": "Voter" },
-            "pending_peers": [], "down_peers": [],
+            "pending_peers": [], "down_peers": [], "gone_peers": [],
         });
         assert_eq!(region(&info), expected);
         assert!(is_users(&info) && ends_behind(&info, b"a") && !ends_behind(&info, b"k"));

@@ -363,6 +363,7 @@ mod tests {
             leader: Some(peer(1)),
             pending_peers: vec![2],
             down_peers: vec![2, 99],
+            gone_peers: vec![],
             leader_term: 5,
         };
         let shown = users_region(&info(Space::User)).unwrap();

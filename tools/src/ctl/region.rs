@@ -231,7 +231,9 @@ fn peer_mark(info: &RegionInfo, peer: &Peer) -> String {
     if info.pending_peers.contains(&peer.id) {
         mark.push_str("(behind)");
     }
-    if info.down_peers.contains(&peer.id) {
+    if info.gone_peers.contains(&peer.id) {
+        mark.push_str("(gone)");
+    } else if info.down_peers.contains(&peer.id) {
         mark.push_str("(down)");
     }
     mark
@@ -288,6 +290,7 @@ fn to_json(info: &RegionInfo, keys: Format) -> Value {
         "leader_term": info.leader_term,
         "pending_peers": info.pending_peers,
         "down_peers": info.down_peers,
+        "gone_peers": info.gone_peers,
     })
 }
 
@@ -316,12 +319,19 @@ mod tests {
             ..Region::default()
         };
         let leader = Some(peer(12, PeerRole::Voter));
-        RegionInfo { region: Some(region), leader, pending_peers: vec![13], down_peers: vec![11], leader_term: 6 }
+        RegionInfo {
+            region: Some(region),
+            leader,
+            pending_peers: vec![13],
+            down_peers: vec![11],
+            gone_peers: vec![11],
+            leader_term: 6,
+        }
     }
 
     #[test]
     fn a_region_in_a_table() {
-        let expected = "REGION  START  END  EPOCH  LEADER  STORES\n     7  r\\x00       3/5         2  1(down) 2 3(learner)(behind)";
+        let expected = "REGION  START  END  EPOCH  LEADER  STORES\n     7  r\\x00       3/5         2  1(gone) 2 3(learner)(behind)";
         assert_eq!(table(&[region()], Format::Escaped, true), expected);
     }
 
