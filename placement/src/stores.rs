@@ -49,8 +49,7 @@ impl Member {
 
     /// Whether it can be given a new peer: up, heard from, and with room on its disk as far as it said.
     pub fn takes_peers(&self, now_ms: u64, settings: &Settings) -> bool {
-        let low = self.stats.available_bytes < self.stats.capacity_bytes / 20;
-        self.is_up_for(0, now_ms, settings) && !low
+        self.is_up_for(0, now_ms, settings) && !self.stats.is_nearly_full()
     }
 
     /// Without the join token, which is nobody else's business.

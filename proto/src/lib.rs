@@ -55,6 +55,13 @@ pub mod tikv {
 
 pub use flotilla::{admin, placement, store};
 
+impl placement::StoreStats {
+    /// Whether less than a twentieth of the store's disk is free: it is given no new peers then.
+    pub fn is_nearly_full(&self) -> bool {
+        self.available_bytes < self.capacity_bytes / 20
+    }
+}
+
 pub mod disk;
 pub mod memcomparable;
 pub mod raw_value;

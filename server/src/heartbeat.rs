@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use flotilla_placement::Reporter;
 use flotilla_proto::{
     disk::{ADDRESS_BOOK_KEY, Cf, WriteBatch},
-    placement::{HeartbeatResponse, Instruction, placement_request::Request, placement_response::Response},
+    placement::{HeartbeatResponse, Instruction, StoreStats, placement_request::Request, placement_response::Response},
     store::{AddressBook, StoreAddress},
 };
 use flotilla_raftstore::{Command, Target};
@@ -35,6 +35,7 @@ pub async fn run(node: Node, mut news: mpsc::UnboundedReceiver<News>) {
     let mut lead = node.store().system_lead.subscribe();
     let down_after = Duration::from_millis(node.store().config.placement.down_after_ms);
     let interval = INTERVAL_MAX.min(down_after / HEARTBEATS);
+    let mut nearly_full = false;
     loop {
         let due = Instant::now() + if reporter.is_urgent() { Duration::ZERO } else { interval };
         tokio::select! {
@@ -49,7 +50,19 @@ pub async fn run(node: Node, mut news: mpsc::UnboundedReceiver<News>) {
             () = sleep_until(due) => {}
             _ = lead.changed() => {}
         }
-        let request = reporter.heartbeat(node.store_id(), node.address().to_owned(), node.stats());
+        let stats = node.stats();
+        if std::mem::replace(&mut nearly_full, stats.is_nearly_full()) != nearly_full {
+            let StoreStats { available_bytes, capacity_bytes, .. } = stats;
+            match nearly_full {
+                true => tracing::warn!(
+                    available_bytes,
+                    capacity_bytes,
+                    "the disk is nearly full: no new replicas are placed here"
+                ),
+                false => tracing::info!(available_bytes, capacity_bytes, "the disk has room again"),
+            }
+        }
+        let request = reporter.heartbeat(node.store_id(), node.address().to_owned(), stats);
         match node.placement(Request::Heartbeat(request)).await.response {
             Some(Response::Heartbeat(answer)) => {
                 reporter.answered(&answer);

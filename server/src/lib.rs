@@ -28,6 +28,8 @@ mod store;
 mod waiting;
 mod workers;
 
+pub use store::disk_bytes;
+
 use std::{
     future::Future,
     sync::{Arc, OnceLock},

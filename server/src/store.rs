@@ -1,8 +1,11 @@
 //! What the threads of a store share.
 
-use std::sync::{
-    Arc, OnceLock,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    path::Path,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use crossbeam::channel::Sender;
@@ -188,10 +191,7 @@ impl Store {
     pub fn stats(&self) -> StoreStats {
         let metrics = metrics();
         let counts = self.counts();
-        let (capacity_bytes, available_bytes) = match nix::sys::statvfs::statvfs(&self.config.data_dir) {
-            Ok(fs) => (fs.blocks() * fs.fragment_size(), fs.blocks_available() * fs.fragment_size()),
-            Err(_) => (0, 0),
-        };
+        let (capacity_bytes, available_bytes) = disk_bytes(&self.config.data_dir).unwrap_or_default();
         StoreStats {
             regions: counts.regions as u64,
             leaders: counts.leaders as u64,
@@ -212,4 +212,10 @@ impl Store {
             udp_bytes_sent: self.transport.stats().udp_bytes_sent,
         }
     }
+}
+
+/// What the disk that holds a folder can hold, and what of that is free.
+pub fn disk_bytes(dir: &Path) -> nix::Result<(u64, u64)> {
+    let disk = nix::sys::statvfs::statvfs(dir)?;
+    Ok((disk.blocks() * disk.fragment_size(), disk.blocks_available() * disk.fragment_size()))
 }

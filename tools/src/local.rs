@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use flotilla_client::Admin;
 use flotilla_proto::{
-    placement::{RegionInfo, ScanRegionsRequest},
+    placement::{RegionInfo, ScanRegionsRequest, StoreStats},
     store::PeerRole,
 };
 use flotilla_transport::identity::{Authority, CA_CERT_FILE, STORE_CERT_FILE, STORE_KEY_FILE};
@@ -24,6 +24,8 @@ use tokio::{
     process::{Child, Command},
     time::{Instant, sleep, timeout},
 };
+
+use crate::output;
 
 /// The port of the first store, if it is free.
 pub const DEFAULT_PORT: u16 = 2379;
@@ -98,9 +100,16 @@ impl LocalCluster {
         self.stores.iter().map(|store| store.address.clone()).collect()
     }
 
-    /// Starts all stores. In new folders the first one begins a cluster and must serve before the others can join it.
+    /// Starts all stores. In new folders the first one begins a cluster and must serve before the others can join it. Fails at once where
+    /// no region would get its replicas.
     pub async fn start(&mut self, patience: Duration) -> Result<()> {
         let is_new = !self.stores[0].data_dir().exists();
+        if self.stores.len() > 1 {
+            let dir = &self.stores[0].dir;
+            let (capacity_bytes, available_bytes) = flotilla_server::disk_bytes(dir)
+                .with_context(|| format!("cannot look at the disk of {}", dir.display()))?;
+            check_disk(dir, &StoreStats { capacity_bytes, available_bytes, ..StoreStats::default() })?;
+        }
         for index in 0..self.stores.len() {
             self.stores[index].start()?;
             if index == 0 && is_new {
@@ -310,6 +319,17 @@ fn is_whole(info: &RegionInfo, replicas: usize) -> bool {
     info.leader.is_some() && info.pending_peers.is_empty() && info.down_peers.is_empty() && voters.count() >= replicas
 }
 
+fn check_disk(dir: &Path, stats: &StoreStats) -> Result<()> {
+    ensure!(
+        !stats.is_nearly_full(),
+        "the disk of {} is nearly full: {} of {} are free, and stores with less than a twentieth are given no replicas",
+        dir.display(),
+        output::bytes(stats.available_bytes),
+        output::bytes(stats.capacity_bytes)
+    );
+    Ok(())
+}
+
 /// The ports that the stores below `dir` had before, or new ones. Stores know each other by address: were all of them to move at once,
 /// none would find another.
 fn remembered_ports(dir: &Path, count: usize, base_port: Option<u16>) -> Result<Vec<u16>> {
@@ -403,6 +423,17 @@ mod tests {
         assert!(!is_whole(&whole, 4));
         assert!(!is_whole(&RegionInfo { leader: None, ..whole.clone() }, 3));
         assert!(!is_whole(&RegionInfo { pending_peers: vec![2], ..whole }, 3));
+    }
+
+    #[test]
+    fn a_disk_without_room_for_replicas_is_told_of_before_anything_waits_for_them() {
+        let stats =
+            |available_bytes| StoreStats { capacity_bytes: 200 << 30, available_bytes, ..StoreStats::default() };
+        assert!(check_disk(Path::new("/data"), &stats(10 << 30)).is_ok());
+        assert_eq!(
+            check_disk(Path::new("/data"), &stats(9 << 30)).unwrap_err().to_string(),
+            "the disk of /data is nearly full: 9.0 GiB of 200.0 GiB are free, and stores with less than a twentieth are given no replicas"
+        );
     }
 
     #[test]

@@ -49,7 +49,7 @@ fn list(ctl: &Ctl, stores: &[Store]) -> Result<()> {
         vec![
             store.id.to_string(),
             store.address.clone(),
-            state(store).to_owned(),
+            format!("{}{}", state(store), if stats.is_nearly_full() { " (low disk)" } else { "" }),
             stats.regions.to_string(),
             stats.leaders.to_string(),
             output::bytes(stats.capacity_bytes),
@@ -162,6 +162,7 @@ pub fn to_json(store: &Store) -> Value {
         "elections_won": stats.elected,
         "capacity_bytes": stats.capacity_bytes,
         "available_bytes": stats.available_bytes,
+        "is_nearly_full": stats.is_nearly_full(),
         "entries_appended": stats.entries_appended,
         "log_batches": stats.log_batches,
         "fsyncs": stats.fsyncs,
