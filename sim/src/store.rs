@@ -248,23 +248,24 @@ pub fn recover(disk: &mut SharedDisk) -> Result<Recovered, RecoverError> {
 
 /// A region's data in one state of a disk.
 pub fn region_data(maps: &Maps, region: &Region) -> Vec<(Cf, Vec<u8>, bytes::Bytes)> {
-    let start = flotilla_proto::disk::data_key(region.space(), &region.start_key);
-    let end = flotilla_proto::disk::data_end_key(region.space(), &region.end_key);
     let mut data = Vec::new();
-    for cf in Cf::DATA {
-        data.extend(maps.scan(cf, &start, &end).map(|(key, value)| (cf, key.clone(), value.clone())));
-    }
+    each_pair(maps, region, |cf, key, value| data.push((cf, key.clone(), value.clone())));
     data
 }
 
 /// A digest of [`region_data`].
 pub fn region_hash(maps: &Maps, region: &Region) -> u64 {
     let mut hash = 0;
-    for (cf, key, value) in region_data(maps, region) {
-        hash = hash_bytes(hash ^ cf as u64, &key);
-        hash = hash_bytes(hash, &value);
-    }
+    each_pair(maps, region, |cf, key, value| hash = hash_bytes(hash_bytes(hash ^ cf as u64, key), value));
     hash
+}
+
+fn each_pair(maps: &Maps, region: &Region, mut visit: impl FnMut(Cf, &Vec<u8>, &bytes::Bytes)) {
+    let start = flotilla_proto::disk::data_key(region.space(), &region.start_key);
+    let end = flotilla_proto::disk::data_end_key(region.space(), &region.end_key);
+    for cf in Cf::DATA {
+        maps.scan(cf, &start, &end).for_each(|(key, value)| visit(cf, key, value));
+    }
 }
 
 /// A region's apply state in one state of a disk.
