@@ -67,7 +67,7 @@ pub fn find(bug: u32, seeds: Range<u64>, threads: usize) -> Option<Found> {
 }
 
 fn find_in_groups(mut seeds: Range<u64>) -> Option<Found> {
-    seeds.find_map(|seed| group::run(seed).map(|law| Found { in_groups: true, seed, law }))
+    seeds.find_map(|seed| group::run(seed, false, false).broken.map(|law| Found { in_groups: true, seed, law }))
 }
 
 fn find_in_worlds(seeds: Range<u64>, threads: usize) -> Option<Found> {

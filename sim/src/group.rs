@@ -15,7 +15,11 @@ use flotilla_raft::{
     SnapshotMetadata,
 };
 
-use crate::{rng::Rng, trace::hash_bytes};
+use crate::{
+    Outcome,
+    rng::Rng,
+    trace::{Trace, hash_bytes},
+};
 
 const PEERS: u64 = 7;
 const TICK_US: u64 = 10_000;
@@ -23,6 +27,7 @@ const TICK_US: u64 = 10_000;
 const RUN_US: u64 = 20_000_000;
 const RECOVERY_US: u64 = 10_000_000;
 
+#[derive(Debug)]
 enum Happens {
     Tick(u64),
     Arrives(Box<Message>),
@@ -76,23 +81,33 @@ struct Group {
     committed: BTreeMap<u64, (u64, u64)>,
     applied_by: BTreeMap<u64, u64>,
     broken: Option<String>,
+    trace: Trace,
+    steps: u64,
 }
 
-/// Runs a seed; the law that it broke.
-pub fn run(seed: u64) -> Option<String> {
-    let mut group = Group::new(seed);
-    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+/// Runs a seed; `verbose` keeps the end of its trace, `print` prints all of it.
+pub fn run(seed: u64, verbose: bool, print: bool) -> Outcome {
+    let mut group = Group::new(seed, Trace::new(verbose, print));
+    let whole = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         group.run_until(RUN_US);
         group.heal();
         group.run_until(RUN_US + RECOVERY_US);
         group.check_health();
-        group.broken.take()
     }));
-    outcome.unwrap_or_else(|panic| {
+    if let Err(panic) = whole {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        Some(format!("no assertion fails: {}", text.unwrap_or_default()))
-    })
+        group.broken = Some(format!("no assertion fails: {}", text.unwrap_or_default()));
+    }
+    Outcome {
+        broken: group.broken,
+        digest: group.trace.digest(),
+        last_lines: group.trace.last_lines(),
+        summary: format!("{} entries, {} leaders", group.committed.len(), group.leaders.len()),
+        happened: Vec::new(),
+        steps: group.steps,
+        simulated_us: group.now,
+    }
 }
 
 fn hash(entry: &Entry) -> u64 {
@@ -104,7 +119,7 @@ fn hash(entry: &Entry) -> u64 {
 }
 
 impl Group {
-    fn new(seed: u64) -> Group {
+    fn new(seed: u64, trace: Trace) -> Group {
         let mut rng = Rng::new(seed ^ 0x0067_726f_7570);
         let duets = rng.chance(400);
         let voters = (1..=if duets { 5 } else { rng.pick(&[3, 3, 5]) }).collect();
@@ -138,6 +153,8 @@ impl Group {
             committed: BTreeMap::new(),
             applied_by: BTreeMap::new(),
             broken: None,
+            trace,
+            steps: 0,
         };
         for id in 1..=PEERS {
             group.start(id);
@@ -168,9 +185,21 @@ impl Group {
             self.heap.pop();
             self.now = at;
             let happens = self.happens[place].take().expect("each thing happens once");
+            self.steps += 1;
+            self.trace.note(&[at, place as u64]);
+            match &happens {
+                Happens::Arrives(message) => self.say(|| format!("arrives: {message}")),
+                other => self.say(|| format!("{other:?}")),
+            }
             self.act(happens);
         }
         self.now = end;
+    }
+
+    fn say(&mut self, text: impl FnOnce() -> String) {
+        if self.trace.verbose {
+            self.trace.line(self.now, text());
+        }
     }
 
     fn peer(&mut self, id: u64) -> &mut Peer {
@@ -444,6 +473,8 @@ impl Group {
                 self.broken.get_or_insert(law);
             }
             let seen = (entry.term, hash(entry));
+            self.trace.note(&[id, entry.index, seen.0, seen.1]);
+            self.say(|| format!("{id:x} applies {entry}"));
             let first = *self.committed.entry(entry.index).or_insert(seen);
             if first != seen {
                 let (index, before, now) = (entry.index, first.0, seen.0);

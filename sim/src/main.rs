@@ -1,11 +1,12 @@
 //! `flotilla-sim`: runs seeds until a law is broken, and says how to see it again.
 
-use std::{ops::Range, process::ExitCode};
+use std::{num::NonZeroUsize, ops::Range, process::ExitCode};
 
 use clap::{Parser, ValueEnum};
 use flotilla_sim::{
-    Knobs, campaign,
+    Knobs, Outcome, campaign,
     faults::Fault,
+    group,
     minimise::{self, Case},
     run,
 };
@@ -24,7 +25,7 @@ struct Arguments {
     #[arg(long, value_enum, default_value = "random")]
     profile: Profile,
     /// Run single groups of the consensus core, with joint changes of members, in the place of whole stores.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["profile", "secs", "set", "skip", "minimise", "threads"])]
     group: bool,
     /// So many simulated seconds, whatever the seed says.
     #[arg(long)]
@@ -39,8 +40,8 @@ struct Arguments {
     #[arg(long, requires = "seed")]
     minimise: bool,
     /// Seeds run at the same time.
-    #[arg(long, default_value_t = 1)]
-    threads: usize,
+    #[arg(long, default_value = "1")]
+    threads: NonZeroUsize,
     /// Print everything that happens.
     #[arg(long)]
     trace: bool,
@@ -82,8 +83,12 @@ impl Profile {
 
 fn parse_range(text: &str) -> Result<Range<u64>, String> {
     let (first, last) = text.split_once("..").ok_or("seeds are given as first..last")?;
-    let number = |text: &str| text.parse().map_err(|error| format!("{text}: {error}"));
-    Ok(number(first)?..number(last)?)
+    let number = |text: &str| text.parse::<u64>().map_err(|error| format!("{text}: {error}"));
+    let seeds = number(first)?..number(last)?;
+    if seeds.is_empty() {
+        return Err(format!("there is no seed from {first} on below {last}"));
+    }
+    Ok(seeds)
 }
 
 fn parse_fault(text: &str) -> Result<(Fault, u32), String> {
@@ -110,7 +115,7 @@ impl Arguments {
 
     /// What replays a seed, without what the minimiser adds.
     fn command(&self, seed: u64) -> String {
-        let mut command = format!("flotilla-sim --seed {seed}");
+        let mut command = format!("flotilla-sim {}--seed {seed}", if self.group { "--group " } else { "" });
         if self.profile != Profile::Random {
             command.push_str(&format!(" --profile {}", self.profile.name()));
         }
@@ -146,7 +151,7 @@ fn work(arguments: &Arguments) -> Result<ExitCode, String> {
     #[cfg(feature = "seeded-bugs")]
     {
         if arguments.bugs {
-            return Ok(flotilla_sim::bugs::print_table(arguments.seeds.clone(), arguments.threads));
+            return Ok(flotilla_sim::bugs::print_table(arguments.seeds.clone(), arguments.threads.get()));
         }
         flotilla_raft::seeded::choose(arguments.bug);
     }
@@ -194,15 +199,17 @@ fn run_groups(arguments: &Arguments) -> ExitCode {
     let seeds = arguments.seed.map_or(arguments.seeds.clone(), |seed| seed..seed + 1);
     let mut broken = 0;
     for seed in seeds.clone() {
-        let law = flotilla_sim::group::run(seed);
-        broken += u64::from(law.is_some());
-        if let Some(law) = law {
+        let outcome = group::run(seed, false, arguments.trace);
+        broken += u64::from(outcome.broken.is_some());
+        if let Some(law) = outcome.broken {
             println!("group {seed}: BROKEN {law}");
             if !arguments.keep_going {
+                leave_trace(&format!("group-{seed}"), "", &group::run(seed, true, false), &law);
+                println!("again:   {} --trace", arguments.command(seed));
                 return ExitCode::FAILURE;
             }
         } else if !arguments.quiet {
-            println!("group {seed}: well");
+            println!("group {seed}: well, digest {:016x}, {}", outcome.digest, outcome.summary);
         }
     }
     println!("{} groups, {broken} broken", seeds.end - seeds.start);
@@ -214,15 +221,18 @@ fn fail(arguments: &Arguments, knobs: &Knobs, law: &str) {
     let seed = knobs.seed;
     println!("seed {seed}, profile {}: BROKEN {law}", arguments.profile.name());
     println!("{knobs:?}");
-    let outcome = run(knobs, true, false);
-    let path = std::env::temp_dir().join(format!("flotilla-sim-{seed}.trace"));
-    let text = format!("{knobs:?}\n{}\nBROKEN {law}\n", outcome.last_lines.join("\n"));
+    leave_trace(&seed.to_string(), &format!("{knobs:?}\n"), &run(knobs, true, false), law);
+    println!("again:   {} --trace", arguments.command(seed));
+    println!("smaller: {} --minimise", arguments.command(seed));
+}
+
+fn leave_trace(name: &str, head: &str, outcome: &Outcome, law: &str) {
+    let path = std::env::temp_dir().join(format!("flotilla-sim-{name}.trace"));
+    let text = format!("{head}{}\nBROKEN {law}\n", outcome.last_lines.join("\n"));
     match std::fs::write(&path, text) {
         Ok(()) => println!("the end of its trace: {}", path.display()),
         Err(error) => println!("the trace could not be written to {}: {error}", path.display()),
     }
-    println!("again:   {} --trace", arguments.command(seed));
-    println!("smaller: {} --minimise", arguments.command(seed));
 }
 
 fn run_seeds(arguments: &Arguments) -> Result<ExitCode, String> {
@@ -231,7 +241,7 @@ fn run_seeds(arguments: &Arguments) -> Result<ExitCode, String> {
     arguments.knobs(arguments.seeds.start)?;
     campaign::run_all(
         arguments.seeds.clone(),
-        arguments.threads,
+        arguments.threads.get(),
         |seed| arguments.knobs(seed).expect("the arguments fit every seed"),
         |knobs, outcome| {
             let seed = knobs.seed;

@@ -1,6 +1,6 @@
 //! The same seed is the same run: twice in one process, with and without text, and in every build.
 
-use flotilla_sim::{Knobs, run};
+use flotilla_sim::{Knobs, group, run};
 
 #[test]
 fn a_seed_gives_the_same_digest_with_and_without_text() {
@@ -10,6 +10,15 @@ fn a_seed_gives_the_same_digest_with_and_without_text() {
         let second = run(&knobs, true, false);
         assert_eq!(first.digest, second.digest, "seed {seed}");
         assert_eq!(first.summary, second.summary, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_group_gives_the_same_digest_with_and_without_text() {
+    for seed in 0..5 {
+        let (first, second) = (group::run(seed, false, false), group::run(seed, true, false));
+        assert_eq!((first.digest, first.summary), (second.digest, second.summary), "group {seed}");
+        assert!(first.last_lines.is_empty() && !second.last_lines.is_empty());
     }
 }
 
@@ -29,8 +38,14 @@ const RECORDED: [(u64, u64); 5] = [
     (62, 0x07e2_f3f5_cfb4_9cb2),
 ];
 
+/// Of groups, likewise.
+const RECORDED_GROUPS: [(u64, u64); 3] =
+    [(0, 0x2a15_21b4_e25a_549c), (1, 0x9d20_6760_4f58_a33a), (2, 0x1d9f_c7da_6f3a_314c)];
+
 #[test]
 fn digests_are_the_same_in_every_build() {
+    let found = RECORDED_GROUPS.map(|(seed, _)| (seed, group::run(seed, false, false).digest));
+    assert_eq!(found, RECORDED_GROUPS, "{found:#x?}");
     let found = RECORDED.map(|(seed, _)| {
         let outcome = run(&Knobs { run_ms: 6_000, ..Knobs::random(seed) }, false, false);
         (seed, outcome.digest)

@@ -45,6 +45,6 @@ fn a_calm_world_has_no_unknown_outcomes() {
 #[test]
 fn every_group_ends_well() {
     for seed in 0..40 {
-        assert_eq!(group::run(seed), None, "flotilla-sim --group --seed {seed}");
+        assert_eq!(group::run(seed, false, false).broken, None, "flotilla-sim --group --seed {seed}");
     }
 }
