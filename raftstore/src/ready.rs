@@ -28,6 +28,8 @@ impl<L: LogReader> Peer<L> {
         if !self.is_alive() {
             return;
         }
+        // Before others take their places. What was appended and replaced in one turn never came as far as the storage.
+        self.forget_proposals_behind(self.raft.last_index(), round);
         self.propose_writes(round);
         self.ask_reads(settings, next_context);
         while self.raft.has_ready() {
@@ -94,9 +96,6 @@ impl<L: LogReader> Peer<L> {
         }
         if let Some(last) = message.entries.last().map(|entry| entry.index) {
             let old_last = self.raft.storage_mut().append(&message.entries);
-            if last < old_last {
-                self.forget_proposals_behind(last, round);
-            }
             let log = round.log(region_id, message.entries.len());
             for entry in message.entries {
                 let key = log_key(region_id, entry.index);
