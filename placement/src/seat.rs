@@ -46,6 +46,11 @@ impl SystemLead {
         if self.is_here { self } else { SystemLead { store_id: believed, ..self } }
     }
 
+    /// A store that was asked did as it was asked, so it runs the driver. News from a peer here, or of a later leader, come first.
+    pub fn answered_by(self, store_id: u64) -> SystemLead {
+        if self.store_id == 0 { SystemLead { store_id, ..self } } else { self }
+    }
+
     /// A store that was asked did not answer.
     pub fn silent(self, store_id: u64) -> SystemLead {
         self.refused_by(0, store_id, 0)
@@ -403,5 +408,7 @@ mod tests {
         assert_eq!(lead.noted(6, 2, true), lead);
         let here = SystemLead { store_id: 1, term: 7, is_here: true };
         assert_eq!(here.refused_by(1, 1, 5), here);
+        assert_eq!(SystemLead::default().answered_by(3).store_id, 3, "who answers leads");
+        assert_eq!(lead.answered_by(3), lead);
     }
 }

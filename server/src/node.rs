@@ -245,12 +245,12 @@ impl Node {
         let mut others = 0;
         loop {
             let now = *lead.borrow_and_update();
+            let to = if now.store_id != 0 { Some(now.store_id) } else { self.some_other_store(&mut others) };
             let attempt = async {
                 if now.is_here {
                     return Some(self.placement_here(request.clone()).await);
                 }
-                let to = if now.store_id != 0 { now.store_id } else { self.some_other_store(&mut others)? };
-                self.placement_at(to, request.clone()).await
+                self.placement_at(to?, request.clone()).await
             };
             // A new leader of the system group ends the wait for the old one.
             let answer = tokio::select! {
@@ -266,7 +266,10 @@ impl Node {
                         return refuse(error.kind(), error.message, error.leader_store_id);
                     }
                 }
-                Some(answer) => return answer,
+                Some(answer) => {
+                    to.into_iter().for_each(|store_id| self.inner.store.answered_by(store_id));
+                    return answer;
+                }
                 None if Instant::now() + PLACEMENT_PAUSE > deadline => {
                     let message = format!(
                         "no store leads the system group, or none could be reached within {} s",

@@ -162,6 +162,10 @@ impl Store {
         self.change_system_lead(|lead| lead.silent(store_id));
     }
 
+    pub fn answered_by(&self, store_id: u64) {
+        self.change_system_lead(|lead| lead.answered_by(store_id));
+    }
+
     fn change_system_lead(&self, change: impl FnOnce(SystemLead) -> SystemLead) {
         self.system_lead.send_if_modified(|lead| {
             let before = std::mem::replace(lead, change(*lead));

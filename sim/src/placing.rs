@@ -647,10 +647,12 @@ impl World {
                         return self.lead_changed(store, lead);
                     }
                 };
-                let reporter = &mut self.placing.offices[store].reporter;
-                reporter.answered(&answer);
-                let after = if reporter.is_urgent() { 1 } else { HEARTBEAT_US };
+                let office = &mut self.placing.offices[store];
+                office.reporter.answered(&answer);
+                let lead = office.lead.answered_by(self.stores[to].id);
+                let after = if office.reporter.is_urgent() { 1 } else { HEARTBEAT_US };
                 self.heartbeat_soon(store, after);
+                self.lead_changed(store, lead);
                 for instruction in answer.instructions {
                     self.carry_out_at(store, instruction);
                 }
