@@ -11,8 +11,8 @@ use crate::error::{ConfChangeError, ConfigError, ProposeError, StepError};
 use crate::limits::{KEPT_MESSAGES_MAX, NUMBER_MAX};
 use crate::log::check_append;
 use crate::message::{
-    APPEND_THREAD, APPLY_THREAD, Entry, HardState, Message, MessageType, NONE, Payload, Snapshot, entries_size,
-    is_local_target,
+    APPEND_THREAD, APPLY_THREAD, Entry, EntryId, HardState, Message, MessageType, NONE, Payload, Snapshot,
+    entries_size, is_local_target,
 };
 use crate::observer::Observer;
 use crate::raft::{Proposed, Raft, Role};
@@ -491,6 +491,14 @@ impl<S: Storage, O: Observer> RawNode<S, O> {
 
     pub fn hard_state(&self) -> HardState {
         self.raft.hard_state()
+    }
+
+    /// Another member says that this entry is committed. A follower that has it knows so, too, whoever leads: a member that was promoted by an entry
+    /// which it does not know to be committed could not campaign, and with a longer log than the others' it would elect nobody else.
+    pub fn learn_commit(&mut self, index: u64, term: u64) {
+        if !self.is_leader() {
+            self.raft.log.maybe_commit(EntryId { term, index });
+        }
     }
 
     /// The index up to which the log is known to be committed.

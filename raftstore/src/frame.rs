@@ -119,6 +119,8 @@ fn to_row(from_store: u64, to_store: u64, message: &RaftMessage) -> Option<Row> 
         leads_no_more_in: 0,
         dormant,
         gone_below: 0,
+        committed_index: 0,
+        committed_term: 0,
     } = message
     else {
         return None;
@@ -357,6 +359,7 @@ mod tests {
             with(|message| message.leads_in = 6),
             with(|message| message.leads_no_more_in = 6),
             with(|message| message.gone_below = 12),
+            with(|message| message.committed_index = 12),
             with(|message| message.from = Some(peer(11, FROM + 1))),
             with(|message| message.to = Some(peer(13, TO))),
             with(|message| message.to = Some(Peer { role: 7, ..peer(12, TO) })),

@@ -399,6 +399,12 @@ impl<L: LogReader> Peer<L> {
             self.let_go();
         }
         let support = self.bind(&message, to.store_id, &round.promises);
+        let elects = matches!(
+            message.kind,
+            MessageType::Vote | MessageType::VoteResp | MessageType::PreVote | MessageType::PreVoteResp
+        );
+        let committed_index = if elects { self.raft.commit_index() } else { 0 };
+        let committed_term = self.raft.term_at(committed_index).filter(|_| elects).unwrap_or(0);
         let message = RaftMessage {
             region_id: self.id(),
             from: Some(self.me),
@@ -406,6 +412,8 @@ impl<L: LogReader> Peer<L> {
             epoch: Some(self.epoch()),
             message: Some(wire::message_to_wire(message)),
             support,
+            committed_index,
+            committed_term,
             ..Default::default()
         };
         if is_snapshot {

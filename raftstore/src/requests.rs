@@ -8,7 +8,7 @@ use flotilla_proto::{
     store::{self, ChangePeer, PeerChangeKind, PeerRole, Region, RegionError, Write},
 };
 use flotilla_raft::{
-    ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, Entry, ProposeError, Proposed,
+    ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, Entry, ProposeError, Proposed, Role,
 };
 use prost::Message as _;
 
@@ -444,7 +444,9 @@ impl<L: LogReader> Peer<L> {
             Ok(Response::Commanded(vec![(*self.region).clone()]))
         } else if self.raft.is_leader() && self.raft.transferee() == flotilla_raft::NONE {
             Err(refusal::busy(format!("peer {to_peer} did not take the lead of region {} in time", self.id())))
-        } else if !self.raft.is_leader() && self.raft.leader_id() != flotilla_raft::NONE {
+        } else if !self.raft.is_leader()
+            && (self.raft.leader_id() != flotilla_raft::NONE || self.raft.role() != Role::Follower)
+        {
             Err(refusal::not_leader(self.id(), self.leader()))
         } else {
             return;

@@ -504,6 +504,7 @@ impl<L: LogReader> Worker<L> {
             return self.tell_gone(region_id, from, to, raft_message.kind, gone_below);
         }
         peer.hear(from);
+        peer.raft.learn_commit(message.committed_index, message.committed_term);
         if is_member && peer.sleeps_through(&raft_message) {
             return peer.lull(from, round);
         }

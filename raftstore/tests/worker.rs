@@ -2,11 +2,14 @@
 
 use flotilla_proto::{
     flotilla::raft as wire_raft,
-    store::{ApplyState, Epoch, Mutation, Peer, PeerRole, RaftMessage, Region, Space, TruncatedState, Write},
+    store::{
+        ApplyState, Epoch, Mutation, Peer, PeerRole, RaftMessage, Region, Space, Split, SplitChild, TruncatedState,
+        Write,
+    },
 };
 use flotilla_raft::{ConfState, Entry, HardState, Message, MessageType, Snapshot, SnapshotMetadata};
 use flotilla_raftstore::{
-    Effect, Event, RequestId, Settings, Target, Worker,
+    Command, Effect, Event, RequestId, Settings, Target, Worker,
     apply::{Applied, ApplyTask, Change, CreatedPeer, shared},
     disk::LogReader,
     recover::{Recovered, RecoveredPeer},
@@ -202,10 +205,8 @@ fn a_candidate_that_gets_a_snapshot_asks_for_no_votes() {
     assert_eq!(of_kind(&effects(&mut worker), MessageType::Vote), []);
 }
 
-/// Regression: a peer was elected, took a write and followed another leader in one turn. It had never been known to lead, so that nothing was
-/// refused when it led no more, and the write was never answered.
-#[test]
-fn a_write_that_comes_between_an_election_and_its_loss_is_answered() {
+/// A worker whose peer was elected in term 6, in a turn that has not ended.
+fn elected() -> Worker<NoLog> {
     let mut worker = worker();
     worker.handle(
         0,
@@ -219,12 +220,56 @@ fn a_write_that_comes_between_an_election_and_its_loss_is_answered() {
         worker.handle(0, says(kind, 6));
     }
     assert!(worker.view(REGION).is_some_and(|view| view.is_leader));
+    worker
+}
+
+fn is_refused(effects: &[Effect]) -> bool {
+    effects.iter().any(|effect| matches!(effect, Effect::Respond { id: RequestId(1), result: Err(_) }))
+}
+
+/// Regression: a worker had been stuck. In one turn its peer proposed a split, and got another leader's entry in the place of the one before. The split had never come to
+/// the storage, so nobody noticed that it was gone: the next proposal stood at an index before it.
+#[test]
+fn a_proposal_that_is_replaced_in_the_turn_that_made_it_is_refused() {
+    let mut worker = elected();
+    effects(&mut worker);
+    let child = SplitChild { region_id: 8, start_key: "m".into(), peer_ids: vec![21, 22, 23] };
+    let command = Command::Split(Split { children: vec![child] });
+    let target = Target { region_id: REGION, epoch: region().epoch, ..Target::default() };
+    worker.handle(0, Event::Command { id: RequestId(1), target, command });
+    let entry = Entry { term: 7, index: 6, ..Entry::default() };
+    let place = Message { log_term: 5, index: 5, entries: vec![entry], ..Message::default() };
+    let append = Message { from: 12, to: 11, term: 7, kind: MessageType::App, ..place };
+    worker.handle(0, Event::Messages { from_store: 2, messages: vec![sent(2, append)] });
+    assert!(is_refused(&effects(&mut worker)));
+}
+
+/// Regression: a leader that was to hand over lost the lead, and nobody took it: whoever asked for that was never answered.
+#[test]
+fn a_transfer_after_which_nobody_leads_is_answered() {
+    let mut worker = elected();
+    effects(&mut worker);
+    let target = Target { region_id: REGION, epoch: region().epoch, ..Target::default() };
+    worker.handle(0, Event::Command { id: RequestId(1), target, command: Command::TransferLeader { to_peer: 13 } });
+    worker.handle(0, says(MessageType::HeartbeatResp, 9));
+    let mut answered = is_refused(&effects(&mut worker));
+    for now_ms in (0..1_000).step_by(10) {
+        worker.handle(now_ms, Event::Tick);
+        answered |= is_refused(&effects(&mut worker));
+    }
+    assert!(answered);
+}
+
+/// Regression: a peer was elected, took a write and followed another leader in one turn. It had never been known to lead, so that nothing was
+/// refused when it led no more, and the write was never answered.
+#[test]
+fn a_write_that_comes_between_an_election_and_its_loss_is_answered() {
+    let mut worker = elected();
     let (id, target) = (RequestId(1), Target { region_id: REGION, ..Target::default() });
     let mutation = Mutation { cf: 0, key: b"k".to_vec().into(), value: Some(b"v".to_vec().into()) };
     worker.handle(0, Event::Write { id, target, write: Write { mutations: vec![mutation], ..Write::default() } });
     worker.handle(0, says(MessageType::Heartbeat, 7));
-    let answers = |effect: &Effect| matches!(effect, Effect::Respond { id: RequestId(1), result: Err(_) });
-    assert!(effects(&mut worker).iter().any(answers));
+    assert!(is_refused(&effects(&mut worker)));
 }
 
 /// Regression: a leader that knew nothing of a peer's log sent it a snapshot of the undivided region for ever. The peer had applied the split, so its

@@ -398,6 +398,27 @@ fn a_learner_can_lead_once_it_is_promoted() {
     assert_eq!(cluster.roles(), [Follower, Leader]);
 }
 
+/// A learner has more in its log than the voter that lost its own end, among it its promotion, and does not know that this is committed: it votes for nobody
+/// and cannot campaign, so that there would never be a leader again.
+#[test]
+fn a_learner_that_is_told_what_is_committed_knows_of_its_promotion() {
+    let members = ConfState { voters: vec![1], learners: vec![2], ..ConfState::default() };
+    let mut peer = Peer::with(config(2), members, |_| {});
+    let mut log = entries(&[1, 1]);
+    log[0].payload = Payload::ConfChangeV2(Box::new(change(ConfChangeType::AddNode, 2)));
+    peer.deliver(Message { entries: log, ..message(App, 1, 2, 1) });
+    for (index, term) in [(0, 0), (1, 2), (3, 1)] {
+        peer.node.learn_commit(index, term);
+        assert_eq!(peer.node.commit_index(), 0, "it does not have {index} of term {term}");
+    }
+    let asks = Message { log_term: 1, index: 1, ..message(Vote, 1, 2, 2) };
+    let answers = peer.deliver(asks);
+    assert!(answers[0].reject && !peer.node.is_promotable(), "{answers:?}");
+    peer.node.learn_commit(1, 1);
+    peer.drain();
+    assert!(peer.node.is_promotable());
+}
+
 /// TestLearnerCanVote.
 #[test]
 fn a_learner_votes_when_asked() {
