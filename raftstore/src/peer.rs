@@ -404,7 +404,7 @@ impl<L: LogReader> Peer<L> {
             MessageType::Vote | MessageType::VoteResp | MessageType::PreVote | MessageType::PreVoteResp
         );
         let committed_index = if elects { self.raft.commit_index() } else { 0 };
-        let committed_term = self.raft.term_at(committed_index).filter(|_| elects).unwrap_or(0);
+        let committed_term = if elects { self.raft.term_at(committed_index).unwrap_or(0) } else { 0 };
         let message = RaftMessage {
             region_id: self.id(),
             from: Some(self.me),

@@ -162,6 +162,7 @@ impl Store {
         self.change_system_lead(|lead| lead.silent(store_id));
     }
 
+    /// A store that was asked in place of an unknown one runs the placement driver.
     pub fn answered_by(&self, store_id: u64) {
         self.change_system_lead(|lead| lead.answered_by(store_id));
     }
